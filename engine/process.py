@@ -1,0 +1,68 @@
+"""One way to run a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engine.errors import ApplianceError, ResourceError
+
+
+class ProcessError(ApplianceError):
+    """A process exited with a code that the caller did not allow.
+
+    ``stderr`` holds the last lines it wrote, for callers that recognise a cause.
+    """
+
+    def __init__(self, argv: Sequence[str], code: int, stderr: str) -> None:
+        tail = "\n".join(stderr.strip().splitlines()[-15:])
+        super().__init__(f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}")  # noqa: PLR2004
+        self.code = code
+        self.stderr = stderr
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    ok: Sequence[int] = (0,),
+    timeout_s: float | None = None,
+    package: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run ``argv`` without a shell, capture its output, and raise unless it exits with a code in ``ok``.
+
+    Args:
+        env: variables added to this process's environment. Secrets go here or to ``stdin``, never into ``argv``.
+        package: what to install when the tool is not there; becomes the remedy.
+
+    Raises:
+        ResourceError: the tool is not installed.
+        ProcessError: it ran and exited with another code.
+        ApplianceError: it did not end within ``timeout_s`` seconds.
+    """
+    args = [str(a) for a in argv]
+    if shutil.which(args[0]) is None:
+        raise ResourceError(f"{args[0]} is not installed", remedy=f"Install it: apt-get install {package or args[0]}")
+    try:
+        done = subprocess.run(
+            args,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ApplianceError(f"`{args[0]}` did not end within {timeout_s:.0f} s") from None
+    if done.returncode not in ok:
+        raise ProcessError(args, done.returncode, done.stderr or done.stdout)
+    return done

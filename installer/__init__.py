@@ -1,0 +1,3 @@
+"""Builder and control-host side of appliance."""
+
+__version__ = "0.1.0"

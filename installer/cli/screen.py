@@ -1,0 +1,113 @@
+"""The three outputs of every command: human text, ``--json``, exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+LINE_EVERY_S = 10.0  # how often a step speaks when nobody watches a terminal
+
+
+class Screen:
+    """Where a command's words go.
+
+    Results go to standard output; progress and remarks go to standard error, so that a pipe gets results alone.
+    With ``json_output`` the result is one JSON document and remarks are dropped. With ``quiet`` only results
+    and errors appear. Bars are drawn on a terminal only; elsewhere each step prints plain lines.
+    """
+
+    def __init__(self, *, json_output: bool = False, quiet: bool = False) -> None:
+        self.json_output = json_output
+        self.quiet = quiet or json_output
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Line] = {}
+        self._lock = threading.Lock()
+
+    # -- results and remarks ------------------------------------------------------------------
+    def result(self, data: Any, human: RenderableType | None = None) -> None:
+        """Print the command's result: ``data`` as JSON, or ``human`` for people."""
+        if self.json_output:
+            sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+        elif human is not None:
+            self.out.print(human)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            (self._bars.console if self._bars else self.err).print(text, markup=False)
+
+    # -- progress -----------------------------------------------------------------------------
+    def __enter__(self) -> Screen:
+        if self.err.is_terminal and not self.quiet:
+            self._bars = Progress(
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                TimeRemainingColumn(), console=self.err, transient=True,
+            )  # fmt: skip
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars:
+            self._bars.stop()
+            self._bars = None
+
+    def begin(self, task: str, total_bytes: int | None = None) -> None:
+        with self._lock:
+            if self._bars:
+                self._tasks[task] = self._bars.add_task(task, total=total_bytes)
+            else:
+                self._lines[task] = _Line(total_bytes)
+
+    def advance(self, task: str, n_bytes: int) -> None:
+        with self._lock:
+            if self._bars and task in self._tasks:
+                self._bars.advance(self._tasks[task], n_bytes)
+            elif task in self._lines and (text := self._lines[task].advance(n_bytes)):
+                self.say(f"{task}: {text}")
+
+    def end(self, task: str) -> None:
+        with self._lock:
+            if self._bars and task in self._tasks:
+                self._bars.remove_task(self._tasks.pop(task))
+            line = self._lines.pop(task, None)
+        self.say(f"{task}: done{line.summary() if line else ''}")
+
+
+class _Line:
+    """Progress of one step as occasional plain lines."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.done = total, 0
+        self.started = self.spoke = time.monotonic()
+
+    def advance(self, n_bytes: int) -> str:
+        self.done += n_bytes
+        now = time.monotonic()
+        if now - self.spoke < LINE_EVERY_S:
+            return ""
+        self.spoke = now
+        of = f" of {size(self.total)}" if self.total else ""
+        return f"{size(self.done)}{of}, {size(int(self.done / (now - self.started)))}/s"
+
+    def summary(self) -> str:
+        took = time.monotonic() - self.started
+        return f", {size(self.done)} in {took:.1f} s" if self.done else f" in {took:.1f} s"
+
+
+def size(n_bytes: int | None) -> str:
+    """A size for people, in decimal units: 1234567 is ``1.2 MB``."""
+    value = float(n_bytes or 0)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:  # noqa: PLR2004
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -53,7 +53,15 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = str(error.filename or path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError("the disk is full", where=where, remedy="Free space there and run the same command again; it continues where it stopped.") from error
+            raise ResourceError(
+                "the disk is full",
+                where=where,
+                remedy="Free space there and run the same command again; it continues where it stopped.",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(f"cannot write: {error.strerror}", where=where, remedy="Run as the user that owns this path, or choose another path.") from error
+            raise ResourceError(
+                f"cannot write: {error.strerror}",
+                where=where,
+                remedy="Run as the user that owns this path, or choose another path.",
+            ) from error
         raise

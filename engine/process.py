@@ -19,7 +19,9 @@ class ProcessError(ApplianceError):
 
     def __init__(self, argv: Sequence[str], code: int, stderr: str) -> None:
         tail = "\n".join(stderr.strip().splitlines()[-15:])
-        super().__init__(f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}")  # noqa: PLR2004
+        super().__init__(
+            f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}"
+        )  # noqa: PLR2004
         self.code = code
         self.stderr = stderr
 

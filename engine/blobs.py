@@ -1,0 +1,160 @@
+"""Content-addressed files: the builder's cache, the depot and a node's store are all this.
+
+A blob's name is its SHA-256. A file gets that name only after its bytes were hashed while they were written and
+flushed to disk, so a name that exists is content that was verified on arrival.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.durable import disk_errors, sync_dir
+from engine.errors import ApplianceError, TrustError
+
+CHUNK = 1 << 20  # bytes a read; larger reads measured no faster once hashing is the limit
+Advance = Callable[[int], None]
+
+
+def ignore(_n_bytes: int) -> None:
+    """The ``Advance`` of callers that do not watch."""
+
+
+class Blobs:
+    """A store below ``root``: ``sha256/ab/abcd…`` for content, ``partial/`` for content on its way in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha256: str) -> Path:
+        """Where the blob is or would be."""
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+            raise ApplianceError(f"not a SHA-256 in hexadecimal: {sha256[:80]!r}")
+        return self.root / "sha256" / sha256[:2] / sha256
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the blob is here with that size in bytes."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def incoming(self, sha256: str, size: int) -> Iterator[Incoming]:
+        """Open the blob for writing where an earlier attempt stopped.
+
+        On leaving without an error the bytes must be complete: they are compared with ``size`` and ``sha256``,
+        flushed and given their final name. Otherwise what arrived stays for the next attempt.
+
+        Raises:
+            TrustError: the bytes are not the blob. They are deleted, for resuming them could never succeed.
+            ResourceError: the disk is full.
+        """
+        final, partial = self.path(sha256), self.root / "partial" / sha256
+        with disk_errors(partial):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            with os.fdopen(fd, "r+b") as file:
+                fcntl.flock(fd, fcntl.LOCK_EX)  # two fetchers of one blob take turns; the second finds it finished
+                if self.has(sha256, size):
+                    partial.unlink(missing_ok=True)
+                    yield Incoming(None, size, size)
+                    return
+                incoming = Incoming(file, size)
+                incoming.rehash()
+                yield incoming
+                if incoming.done != size or incoming.digest() != sha256:
+                    partial.unlink(missing_ok=True)
+                    raise TrustError(
+                        f"the content is not what was promised: {incoming.done} bytes with SHA-256 {incoming.digest()}, "
+                        f"expected {size} bytes with {sha256}"
+                    )
+                file.flush()
+                os.fsync(fd)
+                os.fchmod(fd, 0o444)
+                partial.replace(final)
+            sync_dir(final.parent)
+
+    def link(self, sha256: str, destination: Path) -> None:
+        """Give the blob a second name at ``destination``; copies where the file system differs or refuses."""
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        source = self.path(sha256)
+        try:
+            os.link(source, destination, follow_symlinks=False)
+        except FileExistsError:
+            if destination.stat(follow_symlinks=False).st_ino != source.stat().st_ino:
+                destination.unlink()
+                self.link(sha256, destination)
+
+
+class Incoming:
+    """A blob being written: knows how much is there and what it hashes to."""
+
+    def __init__(self, file: BinaryIO | None, size: int, done: int = 0) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = size
+        self.done = done  # bytes already on disk
+
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.size
+
+    def rehash(self) -> None:
+        """Hash what an earlier attempt left; a part longer than the blob is dropped."""
+        if self._file is None:
+            return
+        if os.fstat(self._file.fileno()).st_size > self.size:
+            self.restart()
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK):
+            self._hash.update(chunk)
+            self.done += len(chunk)
+
+    def restart(self) -> None:
+        """Throw away what is there, for a source that cannot continue in the middle."""
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate(0)
+            self._hash, self.done = hashlib.sha256(), 0
+
+    def write(self, chunk: bytes) -> None:
+        """Append. Never writes more than ``size`` bytes, however long a hostile source goes on.
+
+        Raises:
+            TrustError: the source sends more than was promised.
+        """
+        if self._file is None:
+            return
+        if self.done + len(chunk) > self.size:
+            self.restart()
+            raise TrustError(f"the source sends more than the promised {self.size} bytes")
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self.done += len(chunk)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def hash_stream(file: BinaryIO, advance: Advance = ignore) -> tuple[str, int]:
+    """SHA-256 in hexadecimal and length in bytes of the rest of ``file``, in constant memory."""
+    digest, length = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK))
+    while n := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(buffer[:n])
+        length += n
+        advance(n)
+    return digest.hexdigest(), length
+
+
+def hash_file(path: Path, advance: Advance = ignore) -> tuple[str, int]:
+    """SHA-256 and length of a regular file; never follows a link in the last component."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+        return hash_stream(file, advance)

@@ -1,0 +1,185 @@
+"""The definition: what should be inside. Hand-written, `bundles/NAME.yml`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from installer import yamlfile
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+Name = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="Lower-case letters, digits, dot, dash.")
+]
+Version = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]+(\.[0-9]+){0,3}([a-z0-9.+-]{0,24})$",
+        description="Numbers with dots, for example 1.4.0 or 1.4.0-rc1.",
+    ),
+]
+Profile = Literal["gpu", "gateway", "monitoring", "control"]
+Profiles = Annotated[tuple[Profile, ...], Field(min_length=1, description="Kinds of node that need this.")]
+
+
+def _absolute_or_plain(value: str) -> str:
+    if ".." in Path(value).parts or "\x00" in value:
+        raise ValueError("must not climb with ..")
+    return value
+
+
+LocalPath = Annotated[str, AfterValidator(_absolute_or_plain)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Target(_Strict):
+    """The machine the content is for; it need not be like the builder."""
+
+    os: Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"] = Field(
+        description="Operating system of the nodes."
+    )
+    arch: Literal["x86_64", "aarch64"] = Field("x86_64", description="Processor of the nodes.")
+    python: Annotated[str, Field(pattern=r"^3\.(1[1-9])$")] = Field(
+        description="CPython version of the nodes, for example 3.11."
+    )
+
+
+class WheelSet(_Strict):
+    """One Python environment: its requirements and everything they need."""
+
+    name: Name
+    requirements: Annotated[tuple[str, ...], Field(min_length=1, description="As in a requirements file.")]
+    constraints: tuple[str, ...] = Field((), description="Limits on versions of anything pulled in.")
+    exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
+    indexes: tuple[str, ...] = Field((), description="Package indexes; the builder's pip configuration when empty.")
+    find_links: tuple[str, ...] = Field(
+        (), description="Directories or pages with wheels; the builder's pip configuration when empty."
+    )
+    profiles: Profiles
+
+
+class AptSource(_Strict):
+    """One apt source, as in a deb822 file."""
+
+    uri: Annotated[str, Field(pattern=r"^(https?|file):")]
+    suites: Annotated[tuple[str, ...], Field(min_length=1)]
+    components: tuple[str, ...] = ("main",)
+    signed_by: LocalPath = Field(description="Keyring that signs the source, on the builder.")
+
+
+class DebGroup(_Strict):
+    """Debian packages; their whole dependency closure comes along."""
+
+    packages: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+(=\S+)?$")], ...], Field(min_length=1)
+    ]
+    profiles: Profiles
+
+
+class Debs(_Strict):
+    """Operating-system packages for the target release."""
+
+    sources: tuple[AptSource, ...] = Field((), description="apt sources; the builder's own when empty.")
+    groups: Annotated[tuple[DebGroup, ...], Field(min_length=1)]
+
+
+class Image(_Strict):
+    """A container image, pinned to a digest when it is locked."""
+
+    name: Name
+    source: Annotated[
+        str, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
+    ]
+    tls_verify: bool = Field(True, description="False only for a registry on loopback.")
+    licence: str = ""
+    profiles: Profiles
+
+
+class Waiver(_Strict):
+    """A rule of the model intake that this model may break, and why."""
+
+    rule: Literal["pickle", "python", "auto-map", "licence"]
+    reason: Annotated[str, Field(min_length=10, description="Recorded in the bundle's manifest.")]
+
+
+class Model(_Strict):
+    """A model folder, from a directory or from a hub at a pinned commit."""
+
+    name: Name
+    path: LocalPath | None = Field(None, description="Directory, relative to the definition.")
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        None, description="Repository on the hub, OWNER/NAME."
+    )
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
+        None, description="Commit of the repository, 40 hexadecimal digits."
+    )
+    include: tuple[str, ...] = Field(
+        (), description="Patterns of files to take; everything the intake allows when empty."
+    )
+    licence: str = Field("", description="SPDX expression; overrides what the model card says.")
+    waivers: tuple[Waiver, ...] = ()
+    profiles: Profiles
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either path or hub")
+        if self.hub and not self.revision:
+            raise ValueError("a hub repository needs revision, the 40-digit commit to pin")
+        return self
+
+
+class File(_Strict):
+    """Any other file, by address and hash."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
+    url: Annotated[
+        str, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
+    ]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    licence: str = ""
+    profiles: Profiles
+
+
+class Definition(_Strict):
+    """What a bundle should hold."""
+
+    schema_version: Literal[1] = Field(alias="schema", description="Version of this format.")
+    name: Name
+    version: Version
+    description: str = ""
+    target: Target
+    wheels: tuple[WheelSet, ...] = ()
+    debs: Debs | None = None
+    images: tuple[Image, ...] = ()
+    models: tuple[Model, ...] = ()
+    files: tuple[File, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for kind in ("wheels", "images", "models", "files"):
+            names = [item.name for item in getattr(self, kind)]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]!r} stands twice")
+        return self
+
+    @property
+    def release(self) -> str:
+        """NAME-VERSION, which is also the bundle's directory name."""
+        return f"{self.name}-{self.version}"
+
+
+def load(path: Path) -> Definition:
+    """Read and check a definition.
+
+    Raises:
+        InputError: names file, line and key of every fault.
+    """
+    return yamlfile.parse(yamlfile.load(path), Definition)

@@ -1,0 +1,122 @@
+"""The lock: every artifact with source, version, size, SHA-256 and licence. Machine-written, reviewed by people."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine import durable
+from engine.errors import InputError
+from installer import yamlfile
+from installer.definition import Definition, Profile
+
+Kind = Literal["installer", "wheels", "debs", "images", "models", "files"]
+HEADER = "# Written by `appliance lock`. Review changes like those of any dependency lock; do not edit.\n"
+
+
+class Artifact(BaseModel):
+    """One file of the bundle as it was resolved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="Where it lies below content/.")
+    kind: Kind
+    group: str = Field("", description="Wheel set, model or image it belongs to.")
+    name: str = Field(description="Distribution, package, image, model or file.")
+    version: str = ""
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: str = Field(description="Address it is fetched from.")
+    licence: str = ""
+    notes: tuple[str, ...] = Field((), description="Waivers and other things a reviewer must see.")
+    profiles: tuple[Profile, ...]
+
+
+class Lock(BaseModel):
+    """All artifacts of one bundle version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str
+    version: str
+    definition_sha256: str = Field(description="Of the definition this lock was made from, in canonical form.")
+    artifacts: tuple[Artifact, ...]
+
+    def of_kind(self, kind: Kind) -> tuple[Artifact, ...]:
+        """The artifacts of one kind, in order of their paths."""
+        return tuple(a for a in self.artifacts if a.kind == kind)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all artifacts."""
+        return sum(a.size for a in self.artifacts)
+
+
+def digest(definition: Definition) -> str:
+    """SHA-256 of the definition's meaning; comments and layout do not count."""
+    return hashlib.sha256(definition.model_dump_json(by_alias=True).encode()).hexdigest()
+
+
+def path_of(definition: Path) -> Path:
+    """`bundles/NAME.yml` is locked in `bundles/NAME.lock.yml`."""
+    return definition.with_suffix(".lock.yml")
+
+
+def make(definition: Definition, artifacts: list[Artifact]) -> Lock:
+    """A lock with its artifacts in the order of their paths.
+
+    Raises:
+        InputError: two artifacts want the same path with different content.
+    """
+    by_path: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        other = by_path.setdefault(artifact.path, artifact)
+        if other.sha256 != artifact.sha256:
+            raise InputError(
+                f"{artifact.path} would have to be two different files",
+                remedy="Rename one of the two in the definition.",
+            )
+        if other is not artifact:
+            profiles = tuple(sorted({*other.profiles, *artifact.profiles}))
+            by_path[artifact.path] = other.model_copy(update={"profiles": profiles})
+    ordered = tuple(by_path[p] for p in sorted(by_path))
+    return Lock(
+        name=definition.name, version=definition.version, definition_sha256=digest(definition), artifacts=ordered
+    )
+
+
+def dump(lock: Lock) -> str:
+    """The lock as text: one artifact a block, fields in a fixed order, empty ones left out."""
+    data = lock.model_dump(mode="json", by_alias=True)
+    data["artifacts"] = [{k: v for k, v in a.items() if v not in ("", [])} for a in data["artifacts"]]
+    return HEADER + yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000, allow_unicode=True)
+
+
+def save(path: Path, lock: Lock) -> None:
+    """Write the lock durably."""
+    durable.write(path, dump(lock))
+
+
+def load(path: Path, definition: Definition) -> Lock:
+    """Read the lock that belongs to ``definition``.
+
+    Raises:
+        InputError: there is none, it is damaged, or the definition has changed since.
+    """
+    if not path.exists():
+        raise InputError(
+            "there is no lock", where=str(path), remedy="Run `appliance lock` on the definition and review the result."
+        )
+    lock = yamlfile.parse(yamlfile.load(path), Lock)
+    if lock.definition_sha256 != digest(definition):
+        raise InputError(
+            "the definition has changed since it was locked",
+            where=str(path),
+            remedy="Run `appliance lock` again and review the difference.",
+        )
+    return lock

@@ -1,0 +1,124 @@
+"""YAML that people write, read so that every complaint names file, line and key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import InputError
+
+MAX_BYTES = 16 << 20
+Model = TypeVar("Model", bound=BaseModel)
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file and the line on which each key stands (counted from 1)."""
+
+    path: Path
+    data: Any
+    lines: dict[Key, int]
+
+    def line(self, key: Key) -> int:
+        """The line of ``key`` or of its nearest ancestor that is in the file."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return self.lines.get(key, 1)
+
+    def error(self, key: Key, what: str, remedy: str = "") -> InputError:
+        """An error that points at ``key``."""
+        dotted = ".".join(str(k) for k in key)
+        return InputError(f"{dotted}: {what}" if dotted else what, where=f"{self.path}:{self.line(key)}", remedy=remedy)
+
+
+def load(path: Path) -> Document:
+    """Read one YAML document.
+
+    Raises:
+        InputError: no such file, not YAML, a key twice, or an alias (a file of ours never needs one).
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=str(path), remedy="Check the name.") from error
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"larger than {MAX_BYTES >> 20} MiB", where=str(path), remedy="Split the definition.")
+    lines: dict[Key, int] = {}
+    try:
+        loader = yaml.CSafeLoader(raw)
+        try:
+            node = loader.get_single_node()
+            _index(path, node, (), lines, set())
+            data = loader.construct_document(node) if node is not None else None  # type: ignore[no-untyped-call]
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(
+            f"not valid YAML: {error.problem}", where=f"{path}:{line}", remedy="Mend the syntax there."
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {error}", where=str(path), remedy="Mend the syntax.") from error
+    return Document(path, data, lines)
+
+
+def _index(path: Path, node: yaml.Node | None, key: Key, lines: dict[Key, int], seen: set[int]) -> None:
+    if node is None:
+        return
+    lines.setdefault(key, node.start_mark.line + 1)
+    if id(node) in seen:
+        raise InputError(
+            "aliases (*name) are not supported",
+            where=f"{path}:{node.start_mark.line + 1}",
+            remedy="Write the value out.",
+        )
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for name, value in node.value:
+            if name.value in names:
+                raise InputError(
+                    f"the key {name.value!r} stands twice",
+                    where=f"{path}:{name.start_mark.line + 1}",
+                    remedy="Remove one of them.",
+                )
+            names.add(name.value)
+            lines[(*key, name.value)] = name.start_mark.line + 1
+            _index(path, value, (*key, name.value), lines, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _index(path, value, (*key, i), lines, seen)
+
+
+def parse(document: Document, model: type[Model]) -> Model:
+    """Check a document against a model.
+
+    Raises:
+        InputError: with one line per fault, each naming file, line and key.
+    """
+    try:
+        return model.model_validate(document.data if document.data is not None else {})
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False):
+            # Union members and validators add pseudo keys (capitalised or bracketed); only real keys are kept.
+            key = tuple(
+                k for k in fault["loc"] if isinstance(k, int) or document_has(document, k) or fault["type"] == "missing"
+            )
+            dotted = ".".join(str(k) for k in key) or "document"
+            message = {
+                "extra_forbidden": "unknown key",
+                "missing": "required key is missing",
+            }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+            faults.append(f"{document.path}:{document.line(key)}: {dotted}: {message}")
+        raise InputError("\n".join(faults), remedy="`appliance schema` prints what is allowed.") from error
+
+
+def document_has(document: Document, name: str) -> bool:
+    """Whether any key of the document is called ``name``."""
+    return any(k and k[-1] == name for k in document.lines)

@@ -33,7 +33,7 @@ class Blobs:
 
     def path(self, sha256: str) -> Path:
         """Where the blob is or would be."""
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise ApplianceError(f"not a SHA-256 in hexadecimal: {sha256[:80]!r}")
         return self.root / "sha256" / sha256[:2] / sha256
 

@@ -122,7 +122,7 @@ class Downloader:
             headers = {"Range": f"bytes={incoming.done}-"} if incoming.done else {}
             try:
                 with self.open(item.url, headers) as response:
-                    if incoming.done and response.status != 206:  # noqa: PLR2004  the source cannot continue in the middle
+                    if incoming.done and response.status != 206:
                         incoming.restart()
                     for chunk in response.stream(CHUNK, decode_content=False):
                         incoming.write(chunk)
@@ -153,7 +153,7 @@ class Downloader:
             retries=urllib3.Retry(connect=2, read=0, redirect=5, status=0),
         )
         try:
-            if response.status // 100 != 2:  # noqa: PLR2004
+            if response.status // 100 != 2:
                 raise UpstreamError(
                     f"the source answers {response.status}",
                     where=public(url),

@@ -21,7 +21,7 @@ class ProcessError(ApplianceError):
         tail = "\n".join(stderr.strip().splitlines()[-15:])
         super().__init__(
             f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}"
-        )  # noqa: PLR2004
+        )
         self.code = code
         self.stderr = stderr
 

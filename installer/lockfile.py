@@ -15,6 +15,7 @@ from installer import yamlfile
 from installer.definition import Definition, Profile
 
 Kind = Literal["installer", "wheels", "debs", "images", "models", "files"]
+KIND_ORDER: tuple[Kind, ...] = ("installer", "wheels", "debs", "images", "models", "files")
 HEADER = "# Written by `appliance lock`. Review changes like those of any dependency lock; do not edit.\n"
 
 
@@ -120,3 +121,11 @@ def load(path: Path, definition: Definition) -> Lock:
             remedy="Run `appliance lock` again and review the difference.",
         )
     return lock
+
+
+def load_any(path: Path) -> Lock | None:
+    """The lock as it is, whatever definition it was made from; None when there is none or it cannot be read."""
+    try:
+        return yamlfile.parse(yamlfile.load(path), Lock)
+    except InputError:
+        return None

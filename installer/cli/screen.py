@@ -21,6 +21,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from engine.errors import ApplianceError
+
 LINE_EVERY_S = 10.0  # how often a step speaks when nobody watches a terminal
 
 
@@ -53,6 +55,17 @@ class Screen:
     def say(self, text: str) -> None:
         if not self.quiet:
             (self._bars.console if self._bars else self.err).print(text, markup=False)
+
+    def error(self, error: ApplianceError) -> None:
+        """Say what happened, where, and how to mend it."""
+        if self.json_output:
+            body = {"what": error.what, "where": error.where, "remedy": error.remedy, "exit_code": int(error.exit_code)}
+            sys.stdout.write(json.dumps({"error": body}, indent=2, sort_keys=True) + "\n")
+            return
+        where = f"{error.where}: " if error.where else ""
+        self.err.print(f"error: {where}{error.what}", markup=False)
+        if error.remedy:
+            self.err.print(f"       {error.remedy}", markup=False)
 
     # -- progress -----------------------------------------------------------------------------
     def __enter__(self) -> Screen:
@@ -118,7 +131,7 @@ def size(n_bytes: int | None) -> str:
     """A size for people, in decimal units: 1234567 is ``1.2 MB``."""
     value = float(n_bytes or 0)
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:  # noqa: PLR2004
+        if abs(value) < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"

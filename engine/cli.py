@@ -1,0 +1,37 @@
+"""`appliance-engine`: what Ansible and units call on a node. Each verb is a module with its own ``main``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+from engine.errors import ApplianceError, Exit
+
+# Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
+VERBS = {
+    "fetch": ("engine.fetch", "bring verified content from the depot"),
+    "keys": ("engine.keys", "make the node's key and certificate request"),
+    "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
+    "egress": ("engine.egress", "try to get out and prove that it is refused"),
+    "probe": ("engine.probe", "ask a served model for one token"),
+}
+
+
+def main() -> None:
+    """Run a verb; a failure ends as one JSON document on standard error and an exit code."""
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        lines = "".join(f"  {verb:<10} {about}\n" for verb, (_, about) in VERBS.items())
+        sys.stderr.write(f"usage: appliance-engine VERB …\n{lines}")
+        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else Exit.USAGE)
+    module, _ = VERBS[sys.argv[1]]
+    try:
+        sys.exit(importlib.import_module(module).main(sys.argv[2:]))
+    except ApplianceError as error:
+        body = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        sys.stderr.write(json.dumps({"error": body}) + "\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

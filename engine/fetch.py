@@ -1,0 +1,190 @@
+"""The one door: how content reaches a node.
+
+Pulls what the node's profiles need from the depot over mutual TLS, verifies it against the node's own pinned root, and
+shows it as a directory of hard links. Nothing is looked at before its hash was compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import ssl
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import urllib3
+
+from engine import durable, trust
+from engine.blobs import Blobs
+from engine.download import TIMEOUT, WORKERS, Downloader, Item
+from engine.durable import disk_errors
+from engine.errors import ApplianceError, ResourceError, TrustError
+from engine.report import Report, Silent
+from engine.trust import Target, Trusted
+
+STORE = Path("/var/lib/appliance")
+HEADROOM = 256 << 20  # bytes left free for logs and the system
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The outcome. Sizes in bytes; ``travelled`` counts what came over the network now."""
+
+    release: str
+    changed: bool
+    files: int
+    size: int
+    missing: int
+    travelled: int
+    view: str
+
+
+class Door:
+    """A node's store and its way to the depot.
+
+    Args:
+        store: holds ``blobs/``, ``trust/NAME/`` and ``views/RELEASE/``.
+        url: base address of the release on the depot.
+        pool: connections with the node's client certificate.
+    """
+
+    def __init__(
+        self, store: Path, url: str, pool: urllib3.PoolManager, pinned_root: bytes, report: Report | None = None
+    ) -> None:
+        self._store = store
+        self._url = url.rstrip("/")
+        self._pool = pool
+        self._root = pinned_root
+        self._report = report or Silent()
+        self._blobs = Blobs(store / "blobs")
+
+    def fetch(self, release: str, profiles: set[str], *, dry_run: bool = False) -> Fetched:
+        """Bring the node's content up to date; with ``dry_run`` only say what would come.
+
+        Raises:
+            TrustError: metadata or content was refused.
+            UpstreamError: the depot does not answer.
+            ResourceError: too little space; nothing was fetched.
+        """
+        trusted = self._trusted(release, dry_run)
+        if trusted.release != release:
+            raise TrustError(
+                f"the depot serves {trusted.release}, not {release}",
+                where=self._url,
+                remedy="Check the release named in the inventory.",
+            )
+        wanted = trusted.for_profiles(profiles)
+        if not wanted:
+            raise ApplianceError(
+                f"{release} holds nothing for {', '.join(sorted(profiles))}",
+                remedy="Check the node's groups and the definition's profiles.",
+            )
+        view = self._store / "views" / release
+        missing = [t for t in wanted if not self._blobs.has(t.sha256, t.size)]
+        stale = not self._complete(view, wanted)
+        travelled = 0
+        if not dry_run:
+            self._require_space(missing)
+            items = [Item(t.path, f"{self._url}/{quote(t.path)}", t.sha256, t.size) for t in missing]
+            travelled = Downloader(self._blobs, pool=self._pool, report=self._report).fetch_all(items, task="fetch")
+            if stale:
+                self._link(view, wanted)
+        size = sum(t.size for t in wanted)
+        return Fetched(release, bool(missing) or stale, len(wanted), size, len(missing), travelled, str(view))
+
+    def _trusted(self, release: str, dry_run: bool) -> Trusted:
+        """The verified metadata. A dry run works on a copy of the memory, for looking must not move it."""
+        fetcher = trust.HttpFetcher(self._pool)
+        name = release.rsplit("-", 1)[0]
+        state = self._store / "trust" / name
+        if not dry_run:
+            return trust.refresh(fetcher=fetcher, url=self._url, state=state, pinned_root=self._root)
+        with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
+            copy = Path(scratch) / "state"
+            if state.is_dir():
+                shutil.copytree(state, copy, symlinks=True)
+            return trust.refresh(fetcher=fetcher, url=self._url, state=copy, pinned_root=self._root)
+
+    def _require_space(self, missing: list[Target]) -> None:
+        need = sum(t.size for t in missing)
+        free = shutil.disk_usage(_existing(self._store)).free
+        if missing and free < need + HEADROOM:
+            raise ResourceError(
+                f"{need:,} bytes are to come and {free:,} are free (with {HEADROOM:,} to be left)",
+                where=str(self._store),
+                remedy="Free space on the node and run the install again.",
+            )
+
+    def _complete(self, view: Path, wanted: list[Target]) -> bool:
+        """Whether the view holds exactly these files, each still the blob itself."""
+        if not view.is_dir():
+            return False
+        here = {
+            str(p.relative_to(view)): p.stat(follow_symlinks=False).st_ino for p in view.rglob("*") if not p.is_dir()
+        }
+        try:
+            return here == {t.path: self._blobs.path(t.sha256).stat().st_ino for t in wanted}
+        except FileNotFoundError:
+            return False
+
+    def _link(self, view: Path, wanted: list[Target]) -> None:
+        """Make the view anew beside the old one and swap."""
+        staging, old = view.with_name(f".{view.name}.new"), view.with_name(f".{view.name}.old")
+        with disk_errors(view):
+            for leftover in (staging, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            for target in wanted:
+                self._blobs.link(target.sha256, staging / target.path)
+            if view.exists():
+                view.rename(old)
+            staging.rename(view)
+            durable.sync_dir(view.parent)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def tls_pool(ca: Path, certificate: Path, key: Path) -> urllib3.PoolManager:
+    """Connections that trust only our CA, speak TLS 1.3 and show the node's certificate; no proxy is ever used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cafile=str(ca))
+        context.load_cert_chain(str(certificate), str(key))
+    except (OSError, ssl.SSLError) as error:
+        raise ApplianceError(
+            f"cannot use the node's certificate: {error}",
+            where=str(certificate),
+            remedy="Run the install again; it renews certificates.",
+        ) from error
+    return urllib3.PoolManager(maxsize=WORKERS, timeout=TIMEOUT, ssl_context=context)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def main(argv: list[str]) -> int:
+    """`appliance-engine fetch`: prints one JSON document."""
+    parser = argparse.ArgumentParser(
+        prog="appliance-engine fetch", description="Fetch verified content from the depot."
+    )
+    parser.add_argument("--url", required=True, help="https://HOST:PORT/RELEASE of the depot")
+    parser.add_argument("--release", required=True)
+    parser.add_argument("--profile", action="append", required=True, dest="profiles")
+    parser.add_argument("--root", type=Path, required=True, help="pinned root of trust")
+    parser.add_argument("--ca", type=Path, required=True)
+    parser.add_argument("--cert", type=Path, required=True)
+    parser.add_argument("--key", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args(argv)
+    os.umask(0o022)
+    pool = tls_pool(options.ca, options.cert, options.key)
+    door = Door(options.store, options.url, pool, options.root.read_bytes())
+    print(json.dumps(asdict(door.fetch(options.release, set(options.profiles), dry_run=options.dry_run))))  # noqa: T201
+    return 0

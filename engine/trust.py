@@ -1,0 +1,213 @@
+"""The TUF client: what a pinned root of trust lets through.
+
+A bundle is a TUF repository; its files are the targets. ``refresh`` runs python-tuf's client workflow (root chain,
+timestamp, snapshot, targets, in the specification's order) from wherever the metadata lies and returns what is signed.
+The state directory is the memory against rollback: whoever keeps it refuses everything older than what it has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from tuf.api import exceptions as tuf
+from tuf.api.metadata import Metadata, Targets
+from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+
+from engine import tree
+from engine.durable import disk_errors
+from engine.errors import ResourceError, TrustError, UpstreamError
+
+# 20 000 targets with their custom fields are about 8 MB; anything beyond these lengths is refused unread.
+CONFIG = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=32 << 20, snapshot_max_length=1 << 20)
+MAX_TARGETS = 100_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """One signed file. ``size`` in bytes; ``path`` relative to the bundle."""
+
+    path: str
+    size: int
+    sha256: str
+    kind: str = ""
+    profiles: tuple[str, ...] = ()
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """What the metadata vouches for.
+
+    Attributes:
+        name, release: NAME and NAME-VERSION as signed; the directory's name is not trusted.
+        version: TUF version of the targets metadata, which only grows.
+        expires: when the targets metadata ends, ISO 8601 UTC.
+    """
+
+    name: str
+    release: str
+    version: int
+    expires: str
+    root_version: int
+    targets: dict[str, Target]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all targets."""
+        return sum(t.size for t in self.targets.values())
+
+    def for_profiles(self, profiles: set[str]) -> list[Target]:
+        """Targets that a node with these profiles needs, in order of their paths."""
+        return [t for p, t in sorted(self.targets.items()) if profiles & set(t.profiles)]
+
+
+class DirectoryFetcher(FetcherInterface):
+    """Reads metadata from ``root`` as if it were a server."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = unquote(urlsplit(url).path).lstrip("/")
+        try:
+            file = tree.open_beneath(self._root, path)
+        except FileNotFoundError as error:
+            # The workflow asks for the next root until there is none, and tells the two apart by this status.
+            raise tuf.DownloadHTTPError(f"{path} is missing", 404) from error
+        with file:
+            while chunk := file.read(1 << 16):
+                yield chunk
+
+
+class HttpFetcher(FetcherInterface):
+    """Reads metadata over a pool of connections (with the node's client certificate)."""
+
+    def __init__(self, pool: urllib3.PoolManager) -> None:
+        self._pool = pool
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        response = self._pool.request("GET", url, preload_content=False, redirect=False)
+        try:
+            if response.status >= 400:
+                raise tuf.DownloadHTTPError(f"{url} answers {response.status}", response.status)
+            yield from response.stream(1 << 16)
+        finally:
+            response.close()
+
+
+def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: bytes) -> Trusted:
+    """Run the client workflow and return what is signed.
+
+    Args:
+        url: where ``metadata/`` is, as the fetcher understands it.
+        state: directory that remembers the last trusted metadata; private to this client.
+        pinned_root: the root metadata this client starts from.
+
+    Raises:
+        TrustError: a signature, threshold, version, expiry, length or hash was refused.
+        UpstreamError: the metadata cannot be fetched.
+    """
+    with disk_errors(state):
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        updater = Updater(str(state), f"{url}/metadata/", fetcher=fetcher, config=CONFIG, bootstrap=pinned_root)
+        updater.refresh()
+        # Written by the updater into our own directory after it was verified.
+        signed = Metadata[Targets].from_bytes((state / "targets.json").read_bytes()).signed
+        root_version = int((state / "root.json").resolve().name.split(".")[0])
+    except tuf.DownloadHTTPError as error:
+        raise TrustError(
+            f"the metadata is not complete: {error}",
+            where=url,
+            remedy="The bundle is damaged or was cut; copy it again.",
+        ) from error
+    except tuf.DownloadError as error:
+        if isinstance(error.__cause__, TrustError):
+            raise error.__cause__ from error
+        raise UpstreamError(
+            f"cannot read the metadata: {error}", where=url, remedy="Check that the bundle or depot can be reached."
+        ) from error
+    except tuf.RepositoryError as error:
+        raise _refusal(error, url) from error
+    except OSError as error:
+        raise ResourceError(
+            f"cannot keep the trust state: {error.strerror}",
+            where=str(state),
+            remedy="Check space and permissions there.",
+        ) from error
+    return _trusted(signed, root_version)
+
+
+def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
+    """The operator's words for what python-tuf refused."""
+    match error:
+        case tuf.ExpiredMetadataError():
+            return TrustError(
+                f"the metadata has expired ({error})",
+                where=where,
+                remedy="Ask the builder for re-signed metadata, or check this machine's clock.",
+            )
+        case tuf.EqualVersionNumberError() | tuf.BadVersionNumberError():
+            return TrustError(
+                f"the metadata is older than or mixed with what was trusted before ({error})",
+                where=where,
+                remedy="Use the newest bundle. A planned downgrade needs the builder to sign the old content anew.",
+            )
+        case tuf.UnsignedMetadataError():
+            return TrustError(
+                f"not signed by the keys that the pinned root trusts ({error})",
+                where=where,
+                remedy="Do not use this bundle. If the keys were rotated, carry the new root chain with it.",
+            )
+        case tuf.LengthOrHashMismatchError():
+            return TrustError(
+                f"a metadata file is not the one that was signed with the others ({error})",
+                where=where,
+                remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.",
+            )
+        case _:
+            return TrustError(
+                f"the metadata was refused: {error}",
+                where=where,
+                remedy="Do not use this bundle; copy it again or ask its builder.",
+            )
+
+
+def _trusted(signed: Targets, root_version: int) -> Trusted:
+    if len(signed.targets) > MAX_TARGETS:
+        raise TrustError(f"the metadata lists {len(signed.targets)} files; at most {MAX_TARGETS} are allowed")
+    targets = {}
+    for path, file in signed.targets.items():
+        tree.check_path(path)
+        sha256 = file.hashes.get("sha256", "")
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise TrustError(
+                "the metadata gives no SHA-256", where=path, remedy="Do not use this bundle; ask its builder."
+            )
+        custom = file.unrecognized_fields.get("custom") or {}
+        targets[path] = Target(
+            path, file.length, sha256, str(custom.get("kind", "")), tuple(map(str, custom.get("profiles", ()))),
+            str(custom.get("licence", "")), str(custom.get("source", "")),
+        )  # fmt: skip
+    if pairs := tree.collisions(list(targets)):
+        raise TrustError(
+            f"two files differ only in case: {pairs[0][0]} and {pairs[0][1]}",
+            remedy="Do not use this bundle; ask its builder.",
+        )
+    name, release = (
+        _plain_name(signed.unrecognized_fields.get(f"x-appliance-{field}")) for field in ("name", "release")
+    )
+    return Trusted(name, release, signed.version, signed.expires.isoformat(), root_version, targets)
+
+
+def _plain_name(value: object) -> str:
+    """A signed name that becomes a directory's name."""
+    if not isinstance(value, str) or "/" in value or value.startswith("."):
+        raise TrustError("the signed name of the bundle is not a plain name", where=repr(value)[:200])
+    return tree.check_path(value)

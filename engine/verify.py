@@ -1,0 +1,131 @@
+"""Compare a bundle on disk with what its metadata vouches for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import tree, trust
+from engine.blobs import hash_stream
+from engine.errors import InputError, TrustError
+from engine.report import Report, Silent
+from engine.trust import Target, Trusted
+
+METADATA = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file that is not as signed. ``problem`` is missing, extra, changed, link or unsigned."""
+
+    problem: str
+    path: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome: what is signed, and every difference found."""
+
+    trusted: Trusted
+    findings: tuple[Finding, ...]
+
+    @property
+    def good(self) -> bool:
+        return not self.findings
+
+
+def open_bundle(bundle: Path, pinned_root: bytes, state: Path | None = None) -> Trusted:
+    """Check the metadata of a bundle directory; a kept ``state`` makes it refuse older bundles.
+
+    Raises:
+        InputError: not a bundle directory.
+        TrustError: the metadata was refused.
+    """
+    if not (bundle / "metadata").is_dir() or (bundle / "metadata").is_symlink():
+        raise InputError(
+            "not a bundle: there is no metadata directory",
+            where=str(bundle),
+            remedy="Give the directory NAME-VERSION that `appliance build bundle` made.",
+        )
+    fetcher = trust.DirectoryFetcher(bundle)
+    if state is not None:
+        return trust.refresh(fetcher=fetcher, url="file://", state=state, pinned_root=pinned_root)
+    with tempfile.TemporaryDirectory(prefix="appliance-trust-") as fresh:
+        return trust.refresh(fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root)
+
+
+def verify(
+    bundle: Path, pinned_root: bytes, *, state: Path | None = None, report: Report | None = None
+) -> Verification:
+    """Check signatures first, then every file of the bundle against them.
+
+    Raises:
+        TrustError: the metadata itself was refused; no content was read then.
+    """
+    report = report or Silent()
+    trusted = open_bundle(bundle, pinned_root, state)
+    present, findings = {}, []
+    for entry in tree.walk(bundle):
+        head, _, rest = entry.path.partition("/")
+        if entry.kind != "file":
+            findings.append(
+                Finding("link" if entry.kind == "link" else "special", entry.path, "only plain files are allowed")
+            )
+        elif head == "metadata":
+            findings.extend(_metadata(rest, trusted))
+        elif entry.path in trusted.targets:
+            present[entry.path] = entry.size
+        else:
+            findings.append(Finding("extra", entry.path, "no signature covers it"))
+    bad = {f.path for f in findings}
+    to_hash = []
+    for path, target in trusted.targets.items():
+        if path in bad:
+            continue
+        if path not in present:
+            findings.append(Finding("missing", path))
+        elif present[path] != target.size:
+            findings.append(Finding("changed", path, f"{present[path]} bytes, signed {target.size}"))
+        else:
+            to_hash.append(target)
+    findings.extend(hash_targets(lambda t: tree.open_beneath(bundle, t.path), to_hash, report))
+    return Verification(trusted, tuple(sorted(findings, key=lambda f: (f.path, f.problem))))
+
+
+def _metadata(name: str, trusted: Trusted) -> list[Finding]:
+    """A file below metadata/ is one of the fixed names or a root of the chain, else nobody signed it."""
+    version, dot, rest = name.partition(".")
+    in_chain = dot and rest == "root.json" and version.isdigit() and 1 <= int(version) <= trusted.root_version
+    return (
+        []
+        if name in METADATA or in_chain
+        else [Finding("unsigned", f"metadata/{name}", "not part of the verified chain")]
+    )
+
+
+def hash_targets(opener: Callable[[Target], object], targets: Iterable[Target], report: Report) -> list[Finding]:
+    """Hash files in parallel (hashlib lets go of the interpreter lock) and name those that differ."""
+    wanted = sorted(targets, key=lambda t: -t.size)
+    report.begin("verify", sum(t.size for t in wanted))
+
+    def one(target: Target) -> Finding | None:
+        try:
+            with opener(target) as file:  # type: ignore[attr-defined]
+                sha256, _ = hash_stream(file, lambda n: report.advance("verify", n))
+        except (OSError, TrustError) as error:
+            return Finding("changed", target.path, f"cannot be read: {error}")
+        return (
+            None
+            if sha256 == target.sha256
+            else Finding("changed", target.path, f"SHA-256 is {sha256}, signed {target.sha256}")
+        )
+
+    with ThreadPoolExecutor(os.cpu_count() or 2) as workers:
+        findings = [f for f in workers.map(one, wanted) if f]
+    report.end("verify")
+    return findings

@@ -1,0 +1,211 @@
+"""`appliance build bundle`: fetch what the lock says, lay it out, sign it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from engine import durable
+from engine.durable import disk_errors
+from engine.errors import ResourceError, TrustError
+from installer.bundle import readme
+from installer.bundle.lock import KINDS
+from installer.definition import Definition
+from installer.kinds import Work
+from installer.lockfile import Artifact, Lock
+from installer.trust import sign
+from installer.trust.keys import KeyStore
+from installer.trust.sign import Label
+
+HEADROOM = 64 << 20  # bytes for indexes, metadata and the file system's own needs
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished bundle. ``size`` in bytes of everything signed; ``content_digest`` is the same for equal content."""
+
+    path: Path
+    release: str
+    version: int
+    files: int
+    size: int
+    content_digest: str
+
+
+def build(
+    definition: Definition,
+    lock: Lock,
+    work: Work,
+    out: Path,
+    *,
+    keys: KeyStore,
+    passphrase: str,
+    days: int,
+    now: datetime,
+) -> Built:
+    """Make ``out/NAME-VERSION``. A killed run leaves only a hidden directory that the next run replaces.
+
+    Raises:
+        TrustError: an artifact is not what was locked.
+        UpstreamError: a source is gone.
+        ResourceError: the disk is full or another build runs.
+    """
+    final = out / definition.release
+    staging = out / f".{definition.release}.building"
+    with disk_errors(out), _only_one(out, definition.release):
+        _remove(staging)
+        for name, kind in KINDS.items():
+            kind.fetch(work, lock.of_kind(name))
+        for name, kind in KINDS.items():
+            kind.check(work, lock.of_kind(name))
+        try:
+            built = _assemble(definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now)
+        except BaseException:
+            _remove(staging)
+            raise
+        _replace(staging, final)
+    return Built(final, definition.release, *built)
+
+
+def _assemble(
+    definition: Definition,
+    lock: Lock,
+    work: Work,
+    staging: Path,
+    *,
+    keys: KeyStore,
+    passphrase: str,
+    days: int,
+    now: datetime,
+) -> tuple[int, int, int, str]:
+    content = staging / "content"
+    content.mkdir(parents=True)
+    for name, kind in KINDS.items():
+        if artifacts := lock.of_kind(name):
+            kind.lay_out(work, artifacts, content)
+    durable.write(content / "manifest.json", manifest(definition, lock))
+    durable.write(staging / "README.txt", readme.render(definition, lock))
+    work.report.begin("sign")
+    paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
+    targets = sign.targets_of(staging, paths, _labels(lock))
+    _compare(lock, work, {p: t.hashes["sha256"] for p, t in targets.items()})
+    version = sign.sign(
+        staging,
+        targets,
+        name=definition.name,
+        release=definition.release,
+        keys=keys,
+        passphrase=passphrase,
+        days=days,
+        now=now,
+    )
+    work.report.end("sign")
+    lines = "".join(f"{t.hashes['sha256']}  {p}\n" for p, t in sorted(targets.items()) if p.startswith("content/"))
+    return version, len(targets), sum(t.length for t in targets.values()), sign.digest(lines)
+
+
+def manifest(definition: Definition, lock: Lock) -> str:
+    """Definition, lock and profiles of this version as canonical JSON."""
+    profiles = sorted({p for a in lock.artifacts for p in a.profiles})
+    data = {
+        "definition": definition.model_dump(mode="json", by_alias=True),
+        "lock": lock.model_dump(mode="json", by_alias=True),
+        "profiles": {p: sum(a.size for a in lock.artifacts if p in a.profiles) for p in profiles},
+    }
+    return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _labels(lock: Lock) -> sign.LabelOf:
+    """An artifact is labelled by the lock; an index file belongs to whoever needs anything beside it."""
+    by_path = {f"content/{a.path}": a for a in lock.artifacts}
+
+    def label(path: str) -> Label:
+        if artifact := by_path.get(path):
+            return Label(artifact.kind, artifact.profiles, artifact.licence, artifact.source)
+        parts = path.split("/")
+        for depth in range(len(parts) - 1, 0, -1):
+            prefix = "/".join(parts[:depth]) + "/"
+            if beside := {p for known, a in by_path.items() if known.startswith(prefix) for p in a.profiles}:
+                return Label("index" if depth > 1 else "manifest", tuple(sorted(beside)))
+        return Label("readme", ())
+
+    return label
+
+
+def _compare(lock: Lock, work: Work, hashes: dict[str, str]) -> None:
+    """What lies in the bundle is what was locked, even if the cache rotted since it was filled."""
+    for artifact in lock.artifacts:
+        if hashes.get(f"content/{artifact.path}") != artifact.sha256:
+            work.cache.path(artifact.sha256).unlink(missing_ok=True)
+            raise TrustError(
+                "the builder's cache holds damaged content",
+                where=artifact.path,
+                remedy="It was removed; run the same command again.",
+            )
+
+
+@contextmanager
+def _only_one(out: Path, release: str) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f".{release}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResourceError(
+                f"another build of {release} is running", where=str(out), remedy="Wait for it to end."
+            ) from error
+        yield
+
+
+def _replace(staging: Path, final: Path) -> None:
+    """Put the new bundle in the place of an older build of the same version."""
+    old = final.with_name(f".{final.name}.old")
+    _remove(old)
+    if final.exists():
+        final.rename(old)
+    staging.rename(final)
+    durable.sync_dir(final.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+
+
+def require_space(out: Path, artifacts: Sequence[Artifact], work: Work) -> None:
+    """Refuse before the first byte when the disks cannot hold the result.
+
+    Raises:
+        ResourceError: with the number of bytes that are missing.
+    """
+    missing = sum({a.sha256: a.size for a in artifacts if not work.cache.has(a.sha256, a.size)}.values())
+    same_disk = _device(out) == _device(work.cache.root)
+    laid_out = (
+        0 if same_disk else sum(a.size for a in artifacts)
+    )  # on one file system the bundle is links into the cache
+    needs = [(work.cache.root, missing + HEADROOM), (out, laid_out + HEADROOM)]
+    for place, need in needs:
+        free = shutil.disk_usage(_existing(place)).free
+        if free < need:
+            raise ResourceError(
+                f"{need - free} bytes too few are free",
+                where=str(place),
+                remedy="Free space, or choose another place with --out or --cache.",
+            )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _device(path: Path) -> int:
+    return _existing(path).stat().st_dev

@@ -1,0 +1,265 @@
+"""Commands on definitions and bundles: lock, build, verify, inspect, schema."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
+from installer.cli.screen import size
+
+DefinitionFile = Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")]
+BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")]
+
+
+def lock(
+    ctx: typer.Context,
+    definition_file: DefinitionFile,
+    cache: Cache,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the lock would change; exit 1 if so.")
+    ] = False,
+) -> None:
+    """Resolve a definition: every artifact with source, version, size, SHA-256 and licence.
+
+    Writes DEFINITION with the ending .lock.yml. Review its changes like those of any dependency lock.
+
+    Examples:
+      appliance lock bundles/demo.yml
+      appliance lock bundles/demo.yml --check
+    """
+    from engine.blobs import Blobs
+    from installer import definition, lockfile
+    from installer.bundle.lock import changes, resolve
+    from installer.kinds import Work
+
+    screen = screen_of(ctx)
+    parsed = definition.load(definition_file)
+    path = lockfile.path_of(definition_file)
+    with screen:
+        new = resolve(Work(parsed, definition_file.resolve().parent, Blobs(cache), screen))
+    old = lockfile.load_any(path)
+    differences = changes(old, new)
+    unchanged = path.exists() and path.read_text() == lockfile.dump(new)
+    if not check and not unchanged:
+        lockfile.save(path, new)
+    counts = Counter(a.kind for a in new.artifacts)
+    inside = ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
+    verb = "is unchanged" if unchanged else "would change" if check else "written"
+    moved = ", ".join(f"{len(v)} {k}" for k, v in differences.items() if v)
+    screen.result(
+        {
+            "lock": str(path),
+            "changed": not unchanged,
+            "artifacts": len(new.artifacts),
+            "size": new.size,
+            "kinds": dict(counts),
+            **differences,
+        },
+        f"{path} {verb}: {len(new.artifacts)} artifacts, {size(new.size)} ({inside}){'; ' + moved if moved and not unchanged else ''}",
+    )
+    if check and not unchanged:
+        raise typer.Exit(1)
+
+
+def build(
+    ctx: typer.Context,
+    definition_file: DefinitionFile,
+    keys: Keys,
+    cache: Cache,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the bundle directory is made.")] = Path("dist"),
+    expires_days: Annotated[int, typer.Option(help="Days until the bundle's metadata expires.", min=1)] = 365,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; change nothing.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Build and sign the bundle that the lock describes.
+
+    Fetches only what is locked, in parallel, and checks every hash; a stopped build continues where it was.
+    The result is one directory, OUT/NAME-VERSION, ready to be carried.
+
+    Examples:
+      appliance build bundle bundles/demo.yml
+      appliance build bundle bundles/demo.yml --out /media/drive --dry-run
+    """
+    from engine.blobs import Blobs
+    from installer import definition, lockfile
+    from installer.bundle import build as building
+    from installer.kinds import Work
+    from installer.trust.keys import KeyStore
+    from installer.trust.secret import passphrase
+
+    screen, store = screen_of(ctx), KeyStore(keys)
+    parsed = definition.load(definition_file)
+    locked = lockfile.load(lockfile.path_of(definition_file), parsed)
+    blobs = Blobs(cache)
+    missing = {a.sha256: a.size for a in locked.artifacts if not blobs.has(a.sha256, a.size)}
+    if dry_run:
+        screen.result(
+            {
+                "release": parsed.release,
+                "artifacts": len(locked.artifacts),
+                "size": locked.size,
+                "fetch": len(missing),
+                "fetch_size": sum(missing.values()),
+            },
+            f"{parsed.release}: {len(locked.artifacts)} artifacts, {size(locked.size)}; would fetch {len(missing)} of them, {size(sum(missing.values()))}",
+        )
+        return
+    root = store.root_bytes()
+    secret = passphrase(passphrase_file, purpose=f"the signing keys in {keys}")
+    store.signer("timestamp", secret)  # a wrong passphrase shows now, not after the downloads
+    from installer.trust.secret import private_copy
+
+    with screen, private_copy(secret) as secret_file:
+        work = Work(parsed, definition_file.resolve().parent, blobs, screen, apt_key=(store.apt_key, secret_file))
+        building.require_space(out, locked.artifacts, work)
+        built = building.build(
+            parsed, locked, work, out, keys=store, passphrase=secret, days=expires_days, now=datetime.now(UTC)
+        )
+    del root
+    screen.result(
+        {
+            "bundle": str(built.path),
+            "release": built.release,
+            "version": built.version,
+            "files": built.files,
+            "size": built.size,
+            "content_digest": built.content_digest,
+        },
+        f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}",
+    )
+
+
+def verify(
+    ctx: typer.Context,
+    bundle: BundleDir,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Pinned root of trust (root.json). Never take it from the bundle.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="On the builder: take root.json from this key directory.")
+    ] = None,
+) -> None:
+    """Check a bundle: signatures first, then every file against them.
+
+    Names every file that is missing, extra, changed or unsigned. Exit code 3 when anything is wrong.
+
+    Examples:
+      appliance verify --root /etc/appliance/root.json /media/drive/demo-1.0.0
+      appliance verify dist/demo-1.0.0 --json
+    """
+    from rich.table import Table
+
+    from engine import verify as verifying
+    from engine.errors import Exit
+
+    screen = screen_of(ctx)
+    pinned, where = pinned_root(root, keys)
+    with screen:
+        outcome = verifying.verify(bundle, pinned, report=screen)
+    trusted = outcome.trusted
+    data = {
+        "bundle": str(bundle), "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
+        "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
+    }  # fmt: skip
+    if outcome.good:
+        screen.result(
+            data,
+            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
+        )
+        return
+    table = Table("problem", "file", "detail", box=None)
+    for finding in outcome.findings:
+        table.add_row(finding.problem, finding.path, finding.detail)
+    screen.result(data, table)
+    if not screen.json_output:
+        screen.err.print(
+            f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",
+            markup=False,
+        )
+    raise typer.Exit(Exit.UNTRUSTED)
+
+
+def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
+    """The pinned root: as given, else the depot's, else the builder's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    from engine.errors import InputError
+    from installer.cli.options import default_keys
+
+    candidates = (
+        [root]
+        if root
+        else [keys / "root.json"]
+        if keys
+        else [DEFAULT_DEPOT / "root.json", default_keys() / "root.json"]
+    )
+    for path in candidates:
+        try:
+            return path.read_bytes(), str(path)
+        except OSError:
+            continue
+    raise InputError(
+        "no pinned root of trust",
+        where=", ".join(map(str, candidates)),
+        remedy="Give --root with the root.json you received on another way than the bundle.",
+    )
+
+
+def inspect(
+    ctx: typer.Context,
+    bundle: BundleDir,
+    root: Annotated[Path | None, typer.Option("--root", help="Pinned root of trust (root.json).")] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="On the builder: take root.json from this key directory.")
+    ] = None,
+) -> None:
+    """Show what a bundle holds. Reads signed metadata only; `verify` checks the files.
+
+    Example: appliance inspect dist/demo-1.0.0
+    """
+    from rich.table import Table
+
+    from engine import verify as verifying
+
+    pinned, _ = pinned_root(root, keys)
+    trusted = verifying.open_bundle(bundle, pinned)
+    table = Table("kind", "files", "size", box=None)
+    kinds: dict[str, tuple[int, int]] = {}
+    for target in trusted.targets.values():
+        files, total = kinds.get(target.kind, (0, 0))
+        kinds[target.kind] = (files + 1, total + target.size)
+    for kind, (files, total) in sorted(kinds.items()):
+        table.add_row(kind, str(files), size(total))
+    data = {
+        "release": trusted.release,
+        "version": trusted.version,
+        "expires": trusted.expires,
+        "kinds": {k: {"files": f, "size": s} for k, (f, s) in kinds.items()},
+    }
+    screen_of(ctx).result(data, table)
+
+
+def schema(
+    ctx: typer.Context,
+    which: Annotated[str, typer.Argument(help="definition, lock or site.")] = "definition",
+) -> None:
+    """Print the JSON Schema of a file format.
+
+    Example: appliance schema definition > definition.schema.json
+    """
+    from engine.errors import InputError
+    from installer.schema import SCHEMAS
+
+    if which not in SCHEMAS:
+        raise InputError(f"no schema is called {which}", remedy=f"Choose one of: {', '.join(SCHEMAS)}.")
+    import json
+
+    document = SCHEMAS[which]()
+    screen_of(ctx).result(document, json.dumps(document, indent=2, sort_keys=True))

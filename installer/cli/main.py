@@ -1,0 +1,98 @@
+"""`appliance`: the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+from typer.main import get_command
+
+import installer
+from engine.errors import ApplianceError, Exit
+from installer.cli import bundle, certs, install, keys, lab, model
+from installer.cli.screen import Screen
+
+EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
+
+app = typer.Typer(
+    name="appliance",
+    help="Carry a zero-trust LLM inference service across an air gap: one signed bundle, one install.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
+build_app.command("bundle", epilog=EPILOG)(bundle.build)
+app.add_typer(keys.app, name="keys")
+app.command("lock", epilog=EPILOG)(bundle.lock)
+app.add_typer(build_app, name="build")
+for command in (bundle.verify, bundle.inspect, bundle.schema, install.install):
+    app.command(epilog=EPILOG)(command)
+app.command("import", epilog=EPILOG)(install.import_bundle)
+for name, sub in (("certs", certs.app), ("model", model.app), ("lab", lab.app)):
+    app.add_typer(sub, name=name)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"appliance {installer.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    ctx: typer.Context,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    ctx.obj = Screen(json_output=json_output, quiet=quiet)
+
+
+def _global_options_first(argv: list[str]) -> list[str]:
+    """Let --json and --quiet stand anywhere before a ``--``: people type them last."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    moved = [a for a in argv[:end] if a in ("--json", "--quiet", "-q")]
+    return [*moved, *(a for a in argv[:end] if a not in moved), *argv[end:]]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and exit with its code; every failure ends in one message."""
+    args = _global_options_first(sys.argv[1:] if argv is None else argv)
+    screen = Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args)
+    try:
+        code = get_command(app)(args=args, prog_name="appliance", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except ApplianceError as error:
+        screen.error(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        screen.say("Interrupted. The same command continues where it stopped.")
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        sys.exit(Exit.FAILED)
+    except Exception as error:
+        if os.environ.get("APPLIANCE_DEBUG"):
+            raise
+        screen.error(
+            ApplianceError(
+                f"internal error: {type(error).__name__}: {error}",
+                remedy="Run again with APPLIANCE_DEBUG=1 and report what it prints.",
+            )
+        )
+        sys.exit(Exit.FAILED)
+
+
+if __name__ == "__main__":
+    main()

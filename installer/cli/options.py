@@ -1,0 +1,62 @@
+"""Options that many commands share, each declared once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.screen import Screen
+
+
+def screen_of(ctx: typer.Context) -> Screen:
+    """The screen that the global options ask for."""
+    screen = ctx.find_root().obj
+    return screen if isinstance(screen, Screen) else Screen()
+
+
+def _home(kind: str, fallback: str) -> Path:
+    return Path(os.environ.get(f"XDG_{kind}_HOME", "") or Path.home() / fallback) / "appliance"
+
+
+def default_keys() -> Path:
+    return _home("CONFIG", ".config") / "keys"
+
+
+def default_cache() -> Path:
+    return _home("CACHE", ".cache")
+
+
+Keys = Annotated[
+    Path,
+    typer.Option(
+        "--keys",
+        help="Directory of the signing keys.",
+        default_factory=default_keys,
+        show_default="~/.config/appliance/keys",
+    ),
+]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        "--cache",
+        help="Verified downloads, kept between builds.",
+        default_factory=default_cache,
+        show_default="~/.cache/appliance",
+    ),
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar="APPLIANCE_PASSPHRASE_FILE",
+        help="File with the passphrase, readable by you alone; asked for otherwise.",
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Pinned root of trust (root.json); the depot's once it has one.")
+]
+DepotDir = Annotated[Path, typer.Option("--depot", help="Verified store on the control host.")]
+DEFAULT_DEPOT = Path("/var/lib/appliance/depot")

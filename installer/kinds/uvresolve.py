@@ -1,0 +1,129 @@
+"""Resolve one wheel set for a target that is not this machine, with uv."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import parse_wheel_filename
+
+from engine.errors import InputError, ResourceError
+from engine.process import ProcessError, run
+from installer.definition import Target, WheelSet
+from installer.kinds.pipconfig import PipConfig
+
+# glibc of each release, from its package list; wheels built for a newer one do not load there.
+GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.04": 39}
+LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One wheel as uv pinned it. ``size`` in bytes, 0 when the index does not say."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+    size: int
+
+
+def tags(target: Target) -> list[Tag]:
+    """Every wheel tag the target accepts, best first; PEP 600 tags are spelled out because nothing else expands them."""
+    platforms = []
+    for minor in range(GLIBC_MINOR[target.os], 4, -1):
+        platforms.append(f"manylinux_2_{minor}_{target.arch}")
+        if minor in LEGACY:
+            platforms.append(f"{LEGACY[minor]}_{target.arch}")
+    platforms.append(f"linux_{target.arch}")
+    major, minor_version = (int(n) for n in target.python.split("."))
+    version = (major, minor_version)
+    return [
+        *cpython_tags(version, platforms=platforms),
+        *compatible_tags(version, f"cp{major}{minor_version}", platforms),
+    ]
+
+
+def uv_binary() -> str:
+    """The uv that this environment pins, else the one on PATH."""
+    own = Path(sysconfig.get_path("scripts")) / "uv"
+    found = str(own) if own.exists() else shutil.which("uv")
+    if not found:
+        raise ResourceError("uv is not installed", remedy="Install appliance with its dependencies; uv is one of them.")
+    return found
+
+
+def resolve(wheels: WheelSet, target: Target, config: PipConfig) -> list[Found]:
+    """All wheels of the set for the target, pinned with hashes.
+
+    Raises:
+        InputError: no solution, or a distribution has no wheel for the target.
+    """
+    with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
+        here = Path(scratch)
+        (here / "in.txt").write_text("\n".join(wheels.requirements) + "\n")
+        (here / "constraints.txt").write_text("\n".join(wheels.constraints) + "\n")
+        (here / "overrides.txt").write_text("".join(f"{name}; sys_platform == 'never'\n" for name in wheels.exclude))
+        argv: list[str | Path] = [
+            uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
+            "--only-binary", ":all:", "--python-version", target.python,
+            "--python-platform", f"{target.arch}-manylinux_2_{GLIBC_MINOR[target.os]}",
+            "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
+            *_sources(wheels, config), "--output-file", here / "pylock.toml", here / "in.txt",
+        ]  # fmt: skip
+        try:
+            run(argv, cwd=here)
+        except ProcessError as error:
+            raise InputError(
+                f"wheels: {wheels.name}: the requirements have no solution:\n{error.stderr.strip()}",
+                remedy="Correct requirements, constraints or exclude in the definition.",
+            ) from error
+        lock = tomllib.loads((here / "pylock.toml").read_text())
+    order = {tag: i for i, tag in enumerate(tags(target))}
+    return [_best(package, order, wheels.name) for package in lock.get("packages", [])]
+
+
+def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:
+    indexes = wheels.indexes or tuple(i for i in (config.index,) if i)
+    for i, url in enumerate(indexes):
+        yield from ("--default-index" if i == 0 else "--index", url)
+    for place in wheels.find_links or config.find_links:
+        yield from ("--find-links", place)
+
+
+def _best(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Found:
+    """The wheel whose best tag stands first in the target's order."""
+    ranked = []
+    for wheel in package.get("wheels", []):
+        url = wheel.get("url") or Path(wheel["path"]).resolve().as_uri()
+        filename = wheel.get("name") or url.split("#")[0].split("?")[0].rsplit("/", 1)[-1]
+        filename = filename.replace("%2B", "+").replace("%2b", "+")
+        rank = min((order[t] for t in parse_wheel_filename(filename)[3] if t in order), default=None)
+        if rank is not None:
+            ranked.append(
+                (
+                    rank,
+                    Found(
+                        package["name"],
+                        package["version"],
+                        filename,
+                        url,
+                        wheel["hashes"]["sha256"],
+                        int(wheel.get("size", 0)),
+                    ),
+                )
+            )
+    if not ranked:
+        raise InputError(
+            f"wheels: {wheel_set}: {package['name']} {package['version']} has no wheel for the target",
+            remedy="Pin a version that has one, or exclude it if the set works without.",
+        )
+    return min(ranked, key=lambda r: r[0])[1]

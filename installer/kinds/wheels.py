@@ -1,0 +1,154 @@
+"""Python wheels: each set is one closed environment, laid out as a PEP 503 index beside a hashed requirements file."""
+
+from __future__ import annotations
+
+import email.parser
+import html
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from engine import durable
+from engine.download import Downloader, Item
+from engine.errors import TrustError, UpstreamError
+from installer.definition import WheelSet
+from installer.kinds import Work, items, pipconfig, place, uvresolve
+from installer.kinds.uvresolve import Found
+from installer.lockfile import Artifact, Kind
+
+MAX_METADATA = 4 << 20  # bytes of a METADATA file we are willing to read
+
+
+def resolve(work: Work) -> list[Artifact]:
+    """Pin every set with uv; sizes and licences are asked from the index."""
+    config = pipconfig.read()
+    return [a for wheels in work.definition.wheels for a in resolve_set(work, wheels, config)]
+
+
+def resolve_set(
+    work: Work, wheels: WheelSet, config: pipconfig.PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
+) -> list[Artifact]:
+    """The artifacts of one set, laid out below ``content/BELOW/NAME``."""
+    found = uvresolve.resolve(wheels, work.definition.target, config)
+    work.report.say(f"{below}/{wheels.name}: {len(found)} wheels")
+    downloader = work.downloader()
+    with ThreadPoolExecutor(8) as workers:
+        facts = list(workers.map(lambda f: _facts(work, downloader, f), found))
+    return [
+        Artifact(
+            path=f"{below}/{wheels.name}/{f.filename}", kind=kind, group=wheels.name, name=f.name, version=f.version, size=size,
+            sha256=f.sha256, source=f.url, licence=licence, profiles=wheels.profiles,
+        )
+        for f, (size, licence) in zip(found, facts, strict=True)
+    ]  # fmt: skip
+
+
+def _facts(work: Work, downloader: Downloader, found: Found) -> tuple[int, str]:
+    """Size in bytes and declared licence of a wheel, without downloading it where the index can tell."""
+    if urlsplit(found.url).scheme == "file":
+        path = Path(unquote(urlsplit(found.url).path))
+        return path.stat().st_size, licence_of(metadata_of(path))
+    if work.cache.path(found.sha256).exists():
+        path = work.cache.path(found.sha256)
+        return path.stat().st_size, licence_of(metadata_of(path))
+    size = found.size or _length(downloader, found.url)
+    try:
+        with downloader.open(found.url + ".metadata") as response:  # PEP 658
+            return size, licence_of(response.read(MAX_METADATA))
+    except UpstreamError:
+        downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels without metadata")
+        return size, licence_of(metadata_of(work.cache.path(found.sha256)))
+
+
+def _length(downloader: Downloader, url: str) -> int:
+    with downloader.open(url) as response:
+        length = response.headers.get("Content-Length", "")
+    if not length.isdigit():
+        raise UpstreamError(
+            "the index does not tell the size of a wheel", where=url, remedy="Use an index that sends Content-Length."
+        )
+    return int(length)
+
+
+def metadata_of(wheel: Path) -> bytes:
+    """The METADATA file of a wheel; empty when there is none."""
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            if (
+                info.filename.endswith(".dist-info/METADATA")
+                and info.filename.count("/") == 1
+                and info.file_size <= MAX_METADATA
+            ):
+                return archive.read(info)
+    return b""
+
+
+def licence_of(metadata: bytes) -> str:
+    """What the distribution declares: expression, else short text, else classifiers (core metadata 2.4)."""
+    message = email.parser.BytesHeaderParser().parsebytes(metadata)
+    if expression := message.get("License-Expression"):
+        return str(expression).strip()
+    text = " ".join(str(message.get("License") or "").split())
+    if text and text.upper() != "UNKNOWN" and len(text) <= 80:
+        return text
+    names = [str(c).rsplit(" :: ", 1)[-1] for c in message.get_all("Classifier", []) if str(c).startswith("License ::")]
+    return " OR ".join(names)
+
+
+def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
+    work.downloader().fetch_all(items(artifacts), task="wheels")
+
+
+def check(work: Work, artifacts: Sequence[Artifact]) -> None:
+    """Only wheels, and each says what its name says."""
+    for artifact in artifacts:
+        filename = artifact.path.rsplit("/", 1)[-1]
+        try:
+            name, version, _, _ = parse_wheel_filename(filename)
+            inside = email.parser.BytesHeaderParser().parsebytes(metadata_of(work.cache.path(artifact.sha256)))
+        except (InvalidWheelFilename, zipfile.BadZipFile, ValueError) as error:
+            raise TrustError(
+                f"not a wheel: {error}", where=artifact.path, remedy="Remove it from the definition."
+            ) from error
+        if canonicalize_name(str(inside.get("Name", ""))) != name or str(inside.get("Version", "")) != str(version):
+            raise TrustError(
+                f"the wheel calls itself {inside.get('Name')} {inside.get('Version')} inside",
+                where=artifact.path,
+                remedy="Do not use it.",
+            )
+
+
+def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
+    """Wheels flat in one directory a set, with requirements.txt and a PEP 503 tree over them."""
+    place(work, artifacts, content)
+    for directory in sorted({a.path.rsplit("/", 1)[0] for a in artifacts}):
+        inside = [a for a in artifacts if a.path.rsplit("/", 1)[0] == directory]
+        durable.write(content / directory / "requirements.txt", requirements(inside))
+        _pep503(content / directory / "simple", inside)
+
+
+def requirements(artifacts: Sequence[Artifact]) -> str:
+    """A requirements file that pins every distribution to its bytes."""
+    ordered = sorted(artifacts, key=lambda a: canonicalize_name(a.name))
+    return "".join(f"{a.name}=={a.version} --hash=sha256:{a.sha256}\n" for a in ordered)
+
+
+def _pep503(simple: Path, artifacts: Sequence[Artifact]) -> None:
+    projects: dict[str, list[Artifact]] = {}
+    for artifact in artifacts:
+        projects.setdefault(canonicalize_name(artifact.name), []).append(artifact)
+    durable.write(simple / "index.html", _page("Index", [(f"{p}/", p) for p in sorted(projects)]))
+    for project, wheels in projects.items():
+        links = [(f"../../{a.path.rsplit('/', 1)[-1]}#sha256={a.sha256}", a.path.rsplit("/", 1)[-1]) for a in wheels]
+        durable.write(simple / project / "index.html", _page(project, sorted(links)))
+
+
+def _page(title: str, links: list[tuple[str, str]]) -> str:
+    body = "".join(
+        f'<a href="{html.escape(href.replace("+", "%2B"))}">{html.escape(text)}</a><br>\n' for href, text in links
+    )
+    return f"<!DOCTYPE html>\n<html><head><title>{html.escape(title)}</title></head><body>\n{body}</body></html>\n"

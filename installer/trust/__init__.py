@@ -1,0 +1,1 @@
+"""Signing side of the TUF repository; the verifying side is engine.trust."""

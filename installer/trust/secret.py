@@ -1,0 +1,77 @@
+"""Where a passphrase comes from: a private file, the environment or the keyboard; never the command line."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine import durable
+from engine.errors import InputError
+
+VARIABLE = "APPLIANCE_PASSPHRASE_FILE"
+MIN_LENGTH = 12
+
+
+def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str:
+    """The passphrase for ``purpose``.
+
+    Args:
+        file: file that holds it; None takes the one named by APPLIANCE_PASSPHRASE_FILE, else asks at the terminal.
+        confirm: ask twice, for a new key.
+
+    Raises:
+        InputError: the file is missing, empty or readable by others, or there is nobody to ask.
+    """
+    if file is None and os.environ.get(VARIABLE):
+        file = Path(os.environ[VARIABLE])
+    if file is not None:
+        return _from_file(file)
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"no passphrase for {purpose}",
+            remedy=f"Give --passphrase-file, or name a file in {VARIABLE}; it must be readable by you alone.",
+        )
+    secret = getpass.getpass(f"Passphrase for {purpose}: ")
+    if confirm and getpass.getpass("Again: ") != secret:
+        raise InputError("the two passphrases differ", remedy="Run the command again.")
+    return _long_enough(secret, purpose)
+
+
+def _from_file(file: Path) -> str:
+    try:
+        info = file.stat()
+        text = file.read_text().rstrip("\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the passphrase file: {error.strerror}", where=str(file), remedy="Check its name."
+        ) from error
+    if info.st_mode & 0o077:
+        raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
+    return _long_enough(text, str(file))
+
+
+def _long_enough(secret: str, where: str) -> str:
+    if len(secret) < MIN_LENGTH:
+        raise InputError(
+            f"the passphrase is shorter than {MIN_LENGTH} characters", where=where, remedy="Use a longer one."
+        )
+    return secret
+
+
+@contextmanager
+def private_copy(secret: str) -> Iterator[Path]:
+    """The secret in a file of our own, on a file system in memory where there is one, for tools that read files only."""
+    memory = Path("/dev/shm")  # noqa: S108  a directory for mkdtemp, not a predictable name
+    directory = Path(tempfile.mkdtemp(prefix="appliance-", dir=memory if os.access(memory, os.W_OK) else None))
+    path = directory / "passphrase"
+    try:
+        durable.write(path, secret, mode=0o600)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        directory.rmdir()

@@ -6,13 +6,16 @@ no mistake in a template can flush or change what the operator or another progra
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
+import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
@@ -20,10 +23,10 @@ from engine.process import ProcessError, run
 FAMILIES = ("inet", "netdev")  # in the order they are loaded: sockets are shut before interfaces are looked for
 TABLE = "appliance"
 TIMEOUT_S = 30.0
-NETWORK = Path("/sys/class/net")
 
+_SIOCGIFFLAGS, _UP, _LOOPBACK = 0x8913, 0x1, 0x8  # linux/sockios.h, linux/if.h
 _HOOK = re.compile(r'\bhook\s+egress\s+device\s+"([^"]+)"')
-_TOKEN = re.compile(r'"[^"]*"|#[^\n]*|[{};\n]|[^\s{};"#]+')
+_WORD = re.compile(r'"[^"]*"|#[^\n]*|[{};\n]|[^\s{};"#]+')
 
 
 def replacing(family: str, body: str = "") -> str:
@@ -39,18 +42,20 @@ def only_ours(text: str, where: str = "rules") -> None:
     """
     depth = 0
     statement: list[str] = []
-    for token in [*_TOKEN.findall(text), "\n"]:
-        if token.startswith("#"):
+    for word in [*_WORD.findall(text), "\n"]:
+        if word.startswith("#"):
             continue
-        if depth == 0 and token in ("\n", ";", "{"):
+        if word == "include":  # nft's scanner takes it anywhere, and the other file could close our braces
+            _permitted(["include"], opens=False, where=where)
+        if depth == 0 and word in ("\n", ";", "{"):
             if statement:
-                _permitted(statement, opens=token == "{", where=where)
-            elif token == "{":
+                _permitted(statement, opens=word == "{", where=where)
+            elif word == "{":
                 _permitted(["{"], opens=True, where=where)
             statement = []
-        elif depth == 0 and token != "}":
-            statement.append(token)
-        depth += {"{": 1, "}": -1}.get(token, 0)
+        elif depth == 0 and word != "}":
+            statement.append(word)
+        depth += {"{": 1, "}": -1}.get(word, 0)
         if depth < 0:
             raise InputError("the rules close a brace that was never opened", where=where, remedy="Mend the rule file.")
 
@@ -84,13 +89,21 @@ def without_devices(netdev: str, missing: set[str]) -> str:
 
 
 def absent(names: list[str]) -> set[str]:
-    """Those of ``names`` that are no interface of this machine now."""
-    return {name for name in names if not (NETWORK / name).exists()}
+    """Those of ``names`` that are no interface of this network namespace now."""
+    return set(names) - {name for _, name in socket.if_nameindex()}
 
 
 def present() -> list[str]:
-    """Every interface of this machine but loopback, sorted."""
-    return sorted(path.name for path in NETWORK.iterdir() if path.is_dir() and path.name != "lo")
+    """Every interface of this network namespace that is up, but loopback; sorted."""
+    found = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            asked = struct.pack("16sH14x", name.encode(), 0)
+            with contextlib.suppress(OSError):  # it went away between the two questions
+                flags = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked), 16)[0]
+                if flags & _UP and not flags & _LOOPBACK:
+                    found.append(name)
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from installer import yamlfile
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 Name = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="Lower-case letters, digits, dot, dash.")
 ]
@@ -23,15 +21,6 @@ Version = Annotated[
 ]
 Profile = Literal["gpu", "gateway", "monitoring", "control"]
 Profiles = Annotated[tuple[Profile, ...], Field(min_length=1, description="Kinds of node that need this.")]
-
-
-def _absolute_or_plain(value: str) -> str:
-    if ".." in Path(value).parts or "\x00" in value:
-        raise ValueError("must not climb with ..")
-    return value
-
-
-LocalPath = Annotated[str, AfterValidator(_absolute_or_plain)]
 
 
 class _Strict(BaseModel):
@@ -70,7 +59,7 @@ class AptSource(_Strict):
     uri: Annotated[str, Field(pattern=r"^(https?|file):")]
     suites: Annotated[tuple[str, ...], Field(min_length=1)]
     components: tuple[str, ...] = ("main",)
-    signed_by: LocalPath = Field(description="Keyring that signs the source, on the builder.")
+    signed_by: str = Field(description="Keyring that signs the source, on the builder.")
 
 
 class DebGroup(_Strict):
@@ -112,7 +101,7 @@ class Model(_Strict):
     """A model folder, from a directory or from a hub at a pinned commit."""
 
     name: Name
-    path: LocalPath | None = Field(None, description="Directory, relative to the definition.")
+    path: str | None = Field(None, description="Directory, relative to the definition.")
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
         None, description="Repository on the hub, OWNER/NAME."
     )

@@ -46,7 +46,7 @@ def create(directory: Path, name: str, passphrase: str) -> Path:
         )
     with _home() as home:
         secret = passphrase + "\n"
-        home.gpg("--quick-generate-key", name, "ed25519", "sign", "never", stdin=secret)
+        home.gpg("--quick-generate-key", "--", name, "ed25519", "sign", "never", stdin=secret)
         durable.write(path, home.gpg("--armor", "--export-secret-keys", stdin=secret), mode=0o600)
     return path
 
@@ -175,7 +175,6 @@ def _short_directory() -> Path:
         if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
             return path
     raise ResourceError(
-        "there is no place for a temporary directory",
-        where="/tmp",
-        remedy="Make /tmp writable for this user.",
+        "there is no directory for temporary keys",
+        remedy="Make /dev/shm writable for this user.",
     )

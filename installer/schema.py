@@ -7,8 +7,10 @@ from typing import Any
 
 from installer.definition import Definition
 from installer.lockfile import Lock
+from installer.site.inventory import Site
 
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "definition": Definition.model_json_schema,
     "lock": Lock.model_json_schema,
+    "site": Site.model_json_schema,
 }

@@ -1,0 +1,235 @@
+"""A private apt: its own sources, lists and empty package status, for a target that need not be like the builder.
+
+The builder's apt is neither read nor changed and no root is needed. The lists live for one lock only: a lock shall see
+what the vendors sign now, and the indexes of a Debian release arrive in seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
+from engine.process import run
+from engine.report import Report
+from installer.definition import AptSource, Target
+from installer.kinds import aptsources
+
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: dpkg's name
+UPDATE_TIMEOUT_S = 900
+RESOLVE_TIMEOUT_S = 300
+LINE = re.compile(r"'(?P<url>[^']+)' (?P<file>[^ ]+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+FORGED = re.compile(
+    r"not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|couldn't be verified|Hash Sum mismatch|Clearsigned"
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package of a closure as the signed index describes it; ``size`` in bytes."""
+
+    name: str
+    version: str
+    arch: str
+    url: str
+    size: int
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        """As Debian's pool names it: without the epoch, so that no character of it needs escaping in an address."""
+        return f"{self.name}_{self.version.partition(':')[2] or self.version}_{self.arch}.deb"
+
+
+class Apt:
+    """apt with its own directory.
+
+    Args:
+        path: state, cache and configuration of this apt. Readable by all: as root, apt downloads as its own user.
+        arch: the target's, as dpkg names it.
+    """
+
+    def __init__(self, path: Path, arch: str) -> None:
+        self.path = path
+        self.etc = path / "etc"
+        self.keyrings = path / "keyrings"
+        for name in ("state/lists/partial", "cache/archives/partial", "etc/sources.list.d", "etc/trusted.gpg.d",
+                     "etc/apt.conf.d", "etc/preferences.d", "etc/auth.conf.d", "keyrings"):  # fmt: skip
+            (path / name).mkdir(parents=True)
+        (path / "state/status").touch()
+        (path / "apt.conf").write_text(_configuration(path, arch))
+        self._arch = arch
+
+    def use(self, sources: Sequence[AptSource], base: Path) -> None:
+        """Take the definition's sources; keyrings are copied, so that apt's own user can read them."""
+        keyrings = [self._keyring(base / s.signed_by, n) for n, s in enumerate(sources)]
+        text = aptsources.deb822([_absolute(s, base) for s in sources], keyrings, self._arch)
+        (self.etc / "sources.list.d/definition.sources").write_text(text)
+
+    def use_builders(self, etc: Path, report: Report) -> None:
+        """Take the sources and trusted keys below ``etc`` (``/etc/apt``), except sources that switch verification off."""
+        for file in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]:  # fmt: skip
+            if not file.is_file():
+                continue
+            text, unsafe = aptsources.without_unsafe(file.name, file.read_text(errors="replace"))
+            for source in unsafe:
+                report.say(f"debs: left out a source that switches verification off, in {file}: {source}")
+            (self.etc / file.relative_to(etc)).write_text(text)
+        for file in [etc / "trusted.gpg", *sorted(etc.glob("trusted.gpg.d/*.gpg")), *sorted(etc.glob("trusted.gpg.d/*.asc"))]:  # fmt: skip
+            if file.is_file() and os.access(file, os.R_OK):
+                shutil.copyfile(file, self.etc / file.relative_to(etc))
+
+    def update(self, report: Report, *, every_source: bool) -> None:
+        """Fetch the indexes and check the vendors' signatures.
+
+        Args:
+            every_source: all sources must answer and be signed; otherwise one is enough and the rest are remarked on.
+
+        Raises:
+            TrustError: a source is unsigned or signed by another key.
+            UpstreamError: a source does not answer.
+        """
+        done = self._apt("update", timeout_s=UPDATE_TIMEOUT_S)
+        problems = _problems(done)
+        answered = any(self.path.glob("state/lists/*_Packages"))
+        if done.returncode and (every_source or not answered):
+            text = " ".join(problems)
+            if FORGED.search(text):
+                raise TrustError(
+                    f"debs: apt refuses a source: {text}",
+                    remedy="Correct signed_by in the definition; if the key is right, somebody changed the repository.",
+                )
+            raise UpstreamError(
+                f"debs: apt cannot read {'a source' if answered else 'any source'}: {text}",
+                remedy="Check the address and the connection and lock again.",
+            )
+        if not answered:
+            raise UpstreamError("debs: no source has packages for the target", remedy="Correct debs.sources.")
+        for problem in problems:
+            report.say(f"debs: {problem}")
+
+    def closure(self, packages: Sequence[str]) -> list[Package]:
+        """The packages and everything they depend on, down to libc; recommended ones stay out.
+
+        Raises:
+            InputError: a package does not exist or a dependency cannot be met; carries apt's reason.
+        """
+        for name in packages:
+            if name.partition("=")[0].endswith("-"):  # apt would read this as: remove
+                raise InputError(f"debs: there is no package {name}", remedy="Correct the name in the definition.")
+        done = self._apt("--print-uris", "--no-install-recommends", "install", *packages, timeout_s=RESOLVE_TIMEOUT_S)
+        if done.returncode:
+            raise InputError(
+                f"debs: cannot resolve {', '.join(packages)}: {' '.join(_reason(done))}",
+                remedy="Correct the packages or add the source that has them.",
+            )
+        return [_package(line) for line in done.stdout.splitlines() if line.startswith("'")]
+
+    def _apt(self, *args: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        env = {"APT_CONFIG": str(self.path / "apt.conf"), "LC_ALL": "C.UTF-8"}
+        return run(["apt-get", "-qq", *args], env=env, ok=(0, 100), timeout_s=timeout_s, package="apt")
+
+    def _keyring(self, source: Path, number: int) -> Path:
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"debs.sources: cannot read the keyring: {error.strerror}",
+                where=str(source),
+                remedy="Correct signed_by in the definition.",
+            ) from error
+        armored = data.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
+        copy = self.keyrings / f"{number}{'.asc' if armored else '.gpg'}"  # apt tells the format by the ending
+        copy.write_bytes(data)
+        return copy
+
+
+@contextlib.contextmanager
+def private(target: Target) -> Iterator[Apt]:
+    """An apt for ``target`` that is gone afterwards."""
+    # Not TMPDIR: that may be a directory of root's alone, and as root apt downloads as a user of its own.
+    path = Path(tempfile.mkdtemp(prefix="appliance-apt-", dir="/var/tmp"))
+    try:
+        path.chmod(0o755)  # public indexes and public keys
+        yield Apt(path, ARCH[target.arch])
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _configuration(path: Path, arch: str) -> str:
+    return f"""\
+Dir::State "{path}/state";
+Dir::State::status "{path}/state/status";
+Dir::Cache "{path}/cache";
+Dir::Etc "{path}/etc";
+Dir::Log "{path}/log";
+APT::Architecture "{arch}";
+APT::Architectures {{ "{arch}"; }};
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+// A name is a name: no package whose name merely matches.
+APT::Cmd::Pattern-Only "true";
+// Phasing depends on the machine's identity; two builders shall agree.
+APT::Get::Never-Include-Phased-Updates "true";
+APT::Update::Error-Mode "any";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+// Which hash --print-uris prints; the default of apt 2.6 is MD5.
+Acquire::ForceHash "SHA256";
+"""
+
+
+def _absolute(source: AptSource, base: Path) -> AptSource:
+    """A ``file:`` source may be relative to the definition."""
+    parts = urlsplit(source.uri)
+    if parts.scheme != "file":
+        return source
+    return source.model_copy(update={"uri": (base / unquote(parts.path)).resolve().as_uri()})
+
+
+def _package(line: str) -> Package:
+    found = LINE.fullmatch(line)
+    if not found:
+        raise TrustError(
+            f"debs: the index has no SHA-256 for a package: {line}",
+            remedy="Use a repository that does.",
+        )
+    url = found["url"]
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "file") or parts.username or parts.password:
+        raise InputError(
+            f"debs: cannot lock an address with {'a password' if parts.hostname else 'the method ' + parts.scheme}",
+            where=parts._replace(netloc=parts.hostname or "").geturl(),
+            remedy="Use a source over http, https or file that needs no password.",
+        )
+    try:
+        name, version, arch = (unquote(p) for p in found["file"].removesuffix(".deb").split("_"))
+    except ValueError:
+        raise ApplianceError(f"debs: cannot read the name of a package: {found['file']}") from None
+    return Package(name, version, arch, url, int(found["size"]), found["sha256"])
+
+
+def _problems(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """apt's warnings and errors, each once."""
+    return list(dict.fromkeys(line for line in done.stderr.splitlines() if line.startswith(("W: ", "E: "))))
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Why apt cannot: its errors, and the unmet dependencies it explains on standard output."""
+    text = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    unmet = [line for line in text if re.search(r"Depends:|Conflicts:|Breaks:|virtual package|no installation", line)]
+    return [*unmet, *_problems(done)]

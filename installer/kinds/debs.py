@@ -1,0 +1,125 @@
+"""Operating-system packages: the closure for the target, carried as an apt repository that nodes' apt verifies."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import InputError, TrustError, UpstreamError
+from engine.process import ProcessError, run
+from installer.definition import DebGroup
+from installer.kinds import Work, apt, aptrepo, items, place
+from installer.lockfile import Artifact
+
+BUILDERS_APT = Path("/etc/apt")
+GONE = re.compile(r"answers (404|410)$|^cannot read ")
+
+
+def resolve(work: Work) -> list[Artifact]:
+    """The closure of every group of packages, each group by itself, for nodes differ in what they install.
+
+    A package that several groups need is listed for each; the lock keeps one, with the profiles of all.
+
+    Raises:
+        InputError: a package does not exist, a dependency cannot be met, or there are no sources for the target.
+        TrustError: a source is unsigned or signed by another key.
+        UpstreamError: a source does not answer.
+    """
+    debs, target = work.definition.debs, work.definition.target
+    if debs is None:
+        return []
+    if not debs.sources:
+        _builder_is(target.os)
+    with apt.private(target) as session:
+        if debs.sources:
+            session.use(debs.sources, work.base)
+        else:
+            session.use_builders(BUILDERS_APT, work.report)
+        session.update(work.report, every_source=bool(debs.sources))
+        return [_artifact(p, group) for group in debs.groups for p in session.closure(group.packages)]
+
+
+def _builder_is(target_os: str) -> None:
+    release = platform.freedesktop_os_release()
+    builder = f"{release.get('ID', '')}-{release.get('VERSION_ID', '')}"
+    if builder != target_os:
+        raise InputError(
+            f"debs: the definition has no sources, and this builder's own are for {builder}, not for {target_os}",
+            remedy=f"Give debs.sources for {target_os}, with the keyring that signs them, or build on {target_os}.",
+        )
+
+
+def _artifact(package: apt.Package, group: DebGroup) -> Artifact:
+    return Artifact(
+        path=f"debs/pool/{package.filename}", kind="debs", name=package.name, version=package.version,
+        size=package.size, sha256=package.sha256, source=package.url, profiles=group.profiles,
+    )  # fmt: skip
+
+
+def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
+    """Bring the locked packages in.
+
+    Raises:
+        UpstreamError: upstream no longer has a locked version, or does not answer.
+        TrustError: upstream has other bytes under the same name.
+    """
+    try:
+        work.downloader().fetch_all(items(artifacts), task="debs")
+    except UpstreamError as error:
+        if not GONE.search(error.what):
+            raise
+        raise UpstreamError(
+            f"upstream changed: a locked package is gone ({error.what})",
+            where=error.where,
+            remedy="Run `appliance lock` again and review what changed, or take sources that keep old versions.",
+        ) from error
+
+
+def check(work: Work, artifacts: Sequence[Artifact]) -> None:
+    """Each file is a Debian package and the one its name in the lock says, for the target's architecture.
+
+    Raises:
+        TrustError: it is not.
+    """
+    ours = apt.ARCH[work.definition.target.arch]
+    for artifact in artifacts:
+        try:
+            told = run(
+                ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",
+                 work.cache.path(artifact.sha256)], package="dpkg",
+            ).stdout.splitlines()  # fmt: skip
+        except ProcessError as error:
+            raise TrustError(
+                f"not a Debian package: {error.stderr.strip()}",
+                where=artifact.path,
+                remedy="Lock again from a sound source.",
+            ) from error
+        arch = artifact.path.removesuffix(".deb").rpartition("_")[2]
+        if told != [artifact.name, artifact.version, arch] or arch not in (ours, "all"):
+            raise TrustError(
+                f"the package says it is {' '.join(told)}, the lock says {artifact.name} {artifact.version} {arch}",
+                where=artifact.path,
+                remedy=f"Lock again from a sound source for {ours}.",
+            )
+
+
+def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
+    """An apt repository below ``content/debs``, signed with the apt key.
+
+    Raises:
+        InputError: there is no key, or its passphrase is wrong.
+    """
+    if not artifacts:
+        return
+    if work.apt_key is None:
+        raise InputError(
+            "there is no key to sign the apt repository with",
+            remedy="Make one with `appliance keys init`, and build with it.",
+        )
+    place(work, artifacts, content)
+    arch = apt.ARCH[work.definition.target.arch]
+    stanzas = [aptrepo.stanza(a, work.cache.path(a.sha256)) for a in artifacts]
+    description = f"Packages of {work.definition.release}"
+    aptrepo.write(content / "debs", stanzas, arch=arch, description=description, epoch=work.epoch, key=work.apt_key)

@@ -1,0 +1,182 @@
+"""Container images: pinned by digest, locked blob by blob, carried as one OCI layout that podman and skopeo read.
+
+Of an image's artifacts the manifest has the image's own name; config and layers say what they are in theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine import durable
+from engine.download import Item
+from engine.errors import InputError, TrustError
+from installer.definition import Image
+from installer.kinds import Work, oci, place, skopeo
+from installer.lockfile import Artifact
+
+MANIFEST_LIMIT = 4 << 20  # bytes; registries refuse larger ones
+
+
+def resolve(work: Work) -> list[Artifact]:
+    """Pin every image to the manifest for the target's processor and list the blobs it names.
+
+    Images in a registry are not downloaded for this. Blobs that images share are listed for each; the lock keeps one.
+
+    Raises:
+        InputError: an image is not made for the target, has a format that cannot be carried, or stands there twice.
+        UpstreamError: a source does not answer.
+    """
+    found: list[Artifact] = []
+    named: dict[str, str] = {}  # manifest: image
+    for image in work.definition.images:
+        source, raw = _pin(work, image)
+        document = oci.as_oci(raw, uncompressed=_uncompressed(source))
+        manifest = oci.Blob(hashlib.sha256(document).hexdigest(), len(document))
+        other = named.setdefault(manifest.sha256, image.name)
+        if other != image.name:
+            raise InputError(
+                f"images: {other} and {image.name} are the same image", remedy="Remove one from the definition."
+            )
+        inside = oci.contents(document)
+        total = len(inside.layers)
+        found += [
+            _artifact(image, source, image.name, manifest),
+            _artifact(image, source, f"{image.name} config", inside.config),
+            *(
+                _artifact(image, source, f"{image.name} layer {n} of {total}", layer)
+                for n, layer in enumerate(inside.layers, 1)
+            ),
+        ]
+    return found
+
+
+def _pin(work: Work, image: Image) -> tuple[str, bytes]:
+    """The address that always means this one image, and its manifest as the source has it."""
+    skopeo.plain_http(image)
+    arch = skopeo.ARCH[work.definition.target.arch]
+    if not skopeo.is_registry(image.source):
+        source = skopeo.absolute(image.source, work.base)
+        with _temporary(work) as directory:
+            return source, skopeo.pull(image, source, arch, Path(directory))
+    registry = skopeo.Registry.parse(image.source)
+    raw = skopeo.manifest(image, image.source)
+    if chosen := oci.choose(raw, arch):
+        raw = skopeo.manifest(image, registry.at(chosen))
+    digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+    if digest != (chosen or registry.digest or digest):
+        raise TrustError(
+            f"image {image.name}: the registry serves a manifest with another digest: {digest}",
+            where=image.source,
+            remedy="Do not use this registry; it or the way to it is damaged or tampered with.",
+        )
+    return registry.at(digest), raw
+
+
+def _artifact(image: Image, source: str, name: str, blob: oci.Blob) -> Artifact:
+    return Artifact(
+        path=f"images/blobs/sha256/{blob.sha256}", kind="images", group=image.name, name=name,
+        version=skopeo.Registry.parse(image.source).tag if skopeo.is_registry(image.source) else "",
+        size=blob.size, sha256=blob.sha256, source=source, licence=image.licence, profiles=image.profiles,
+    )  # fmt: skip
+
+
+def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
+    """Bring the locked blobs in; an image that is here already is not asked for again.
+
+    Raises:
+        TrustError: the source has another image than the locked one.
+        UpstreamError: it is gone or does not answer.
+    """
+    images = {i.name: i for i in work.definition.images}
+    missing: dict[tuple[str, str], list[Artifact]] = {}
+    for artifact in artifacts:
+        if not work.cache.has(artifact.sha256, artifact.size):
+            missing.setdefault((artifact.group, artifact.source), []).append(artifact)
+    for (group, source), wanted in missing.items():
+        _fetch(work, images[group], source, wanted)
+
+
+def _fetch(work: Work, image: Image, source: str, wanted: Sequence[Artifact]) -> None:
+    with _temporary(work) as name:
+        directory = Path(name)
+        work.report.say(f"image {image.name}: copying from {source}")
+        raw = skopeo.pull(image, source, skopeo.ARCH[work.definition.target.arch], directory)
+        manifest = oci.as_oci(raw, uncompressed=_uncompressed(source))
+        (directory / hashlib.sha256(manifest).hexdigest()).write_bytes(manifest)
+        for artifact in wanted:
+            if not (directory / artifact.sha256).is_file():
+                raise TrustError(
+                    f"image {image.name}: the source has another image than the locked one: {artifact.name} is not in it",
+                    where=source,
+                    remedy="If the change is meant, lock again and review it.",
+                )
+        local = [Item(a.name, (directory / a.sha256).as_uri(), a.sha256, a.size) for a in wanted]
+        work.downloader().fetch_all(local, task=f"image {image.name}")
+
+
+def check(work: Work, artifacts: Sequence[Artifact]) -> None:
+    """Manifests and lock name the same blobs, and every image is made for the target.
+
+    Raises:
+        TrustError: the lock has a blob that no manifest names, or lacks one.
+        InputError: an image is for another processor.
+    """
+    locked = {a.sha256: a.size for a in artifacts}
+    unnamed = dict.fromkeys(locked)
+    for artifact in _manifests(work, artifacts):
+        inside = oci.contents(_read(work, artifact.sha256, artifact.size))
+        for blob in (oci.Blob(artifact.sha256, artifact.size), inside.config, *inside.layers):
+            if locked.get(blob.sha256) != blob.size:
+                raise TrustError(
+                    f"image {artifact.group}: the lock does not have sha256:{blob.sha256} of {blob.size} bytes",
+                    where=artifact.path,
+                    remedy="Lock again.",
+                )
+            unnamed.pop(blob.sha256, None)
+        wanted = f"linux/{skopeo.ARCH[work.definition.target.arch]}"
+        made_for = oci.platform(_read(work, inside.config.sha256, inside.config.size))
+        if made_for != wanted:
+            raise InputError(
+                f"image {artifact.group} is made for {made_for}, the target is {wanted}",
+                remedy="Choose an image for the target's processor.",
+            )
+    if unnamed:
+        raise TrustError(f"images: no manifest names the locked blob {next(iter(unnamed))}", remedy="Lock again.")
+
+
+def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
+    """One OCI layout below ``content/images`` with every image under its name."""
+    if not artifacts:
+        return
+    place(work, artifacts, content)
+    manifests = [(a.group, oci.Blob(a.sha256, a.size)) for a in _manifests(work, artifacts)]
+    durable.write(content / "images/oci-layout", oci.LAYOUT)
+    durable.write(content / "images/index.json", oci.index(manifests))
+
+
+def _manifests(work: Work, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """The manifest of every image of the definition."""
+    by_name = {a.name: a for a in artifacts if a.name == a.group}
+    for image in work.definition.images:
+        if image.name not in by_name:
+            raise TrustError(f"images: the lock has no manifest of {image.name}", remedy="Lock again.")
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _read(work: Work, sha256: str, size: int) -> bytes:
+    if size > MANIFEST_LIMIT:
+        raise TrustError(f"images: {size} bytes are too many for a manifest or config", remedy="Use another image.")
+    return work.cache.path(sha256).read_bytes()
+
+
+def _temporary(work: Work) -> tempfile.TemporaryDirectory[str]:
+    """A directory beside the cache's blobs: images are large, and /tmp is often memory."""
+    work.cache.root.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="image-", dir=work.cache.root)
+
+
+def _uncompressed(source: str) -> bool:
+    return source.startswith("docker-archive:")

@@ -1,0 +1,1 @@
+"""A site: its inventory, its installs and their records."""

@@ -1,0 +1,113 @@
+"""Ansible's events turned into what people and records need: who did what, what changed, what failed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+SECRET = "censored"  # the word Ansible puts in place of results with no_log
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a node stopped."""
+
+    node: str
+    task: str
+    role: str
+    reason: str
+    unreachable: bool = False
+
+
+@dataclass
+class NodeState:
+    """One node's progress through a run."""
+
+    role: str = ""
+    task: str = ""
+    ok: int = 0
+    changed: int = 0
+    changes: list[str] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+Listener = Callable[[str, NodeState, str], None]  # node, its state, and what happened: task, changed, failed
+
+
+class Tracker:
+    """Follows a run. Pure: takes event dictionaries, holds state, tells a listener."""
+
+    def __init__(self, nodes: list[str], listener: Listener | None = None) -> None:
+        self.nodes = {name: NodeState() for name in nodes}
+        self._listener = listener or (lambda _node, _state, _what: None)
+
+    def handle(self, event: dict[str, Any]) -> bool:
+        """One event of ansible-runner; returns True, which tells the runner to keep it."""
+        data = event.get("event_data") or {}
+        node = data.get("host", "")
+        handler = {
+            "runner_on_start": self._start,
+            "runner_on_ok": self._ok,
+            "runner_on_failed": self._failed,
+            "runner_on_unreachable": self._unreachable,
+        }.get(event.get("event", ""))
+        if handler and node in self.nodes:
+            handler(node, data)
+        return True
+
+    def _start(self, node: str, data: dict[str, Any]) -> None:
+        state = self.nodes[node]
+        state.role, state.task = data.get("role", ""), data.get("task", "")
+        self._listener(node, state, "task")
+
+    def _ok(self, node: str, data: dict[str, Any]) -> None:
+        state = self.nodes[node]
+        result = data.get("res") or {}
+        if result.get("changed"):
+            state.changed += 1
+            state.changes.append(label(data))
+            self._listener(node, state, "changed")
+        else:
+            state.ok += 1
+
+    def _failed(self, node: str, data: dict[str, Any]) -> None:
+        if data.get("ignore_errors"):
+            return
+        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), reason(data.get("res") or {})))
+
+    def _unreachable(self, node: str, data: dict[str, Any]) -> None:
+        said = str((data.get("res") or {}).get("msg", "")).strip()
+        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), f"it cannot be reached: {said}", unreachable=True))
+
+    def _fail(self, failure: Failure) -> None:
+        state = self.nodes[failure.node]
+        if state.failure is None:  # the first failure is the cause, later ones follow from it
+            state.failure = failure
+            self._listener(failure.node, state, "failed")
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [s.failure for s in self.nodes.values() if s.failure]
+
+    @property
+    def changed(self) -> int:
+        return sum(s.changed for s in self.nodes.values())
+
+
+def label(data: dict[str, Any]) -> str:
+    """`role: task (item)` of a change."""
+    role, task = data.get("role", ""), data.get("task", "")
+    return f"{role}: {task}" if role else str(task)
+
+
+def reason(result: dict[str, Any]) -> str:
+    """The words that explain a failed task, from whichever field of a module's result holds them."""
+    if SECRET in result:
+        return "the result is hidden because it may hold a secret; run the task on the node to see it"
+    parts = [str(result[k]).strip() for k in ("msg", "stderr", "stdout") if str(result.get(k, "")).strip()]
+    for item in result.get("results", []):
+        if item.get("failed"):
+            parts.append(f"{item.get('item', '')}: {item.get('msg') or item.get('stderr', '')}")
+    text = "\n".join(dict.fromkeys(parts)) or "no reason given"
+    return text[-2000:]

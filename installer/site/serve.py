@@ -1,0 +1,142 @@
+"""Serve the depot to nodes while an install runs: nginx, mutual TLS, nothing standing when nobody installs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import durable
+from engine.errors import ResourceError
+
+START_S = 10.0
+
+CONFIG = """# Written by appliance for the time of one install.
+daemon off;
+worker_processes 2;
+pid {run}/nginx.pid;
+error_log {run}/error.log warn;
+{user}
+events {{ worker_connections 1024; }}
+http {{
+    access_log {run}/access.log;
+    client_body_temp_path {run}/body;
+    proxy_temp_path {run}/proxy;
+    fastcgi_temp_path {run}/fastcgi;
+    uwsgi_temp_path {run}/uwsgi;
+    scgi_temp_path {run}/scgi;
+    default_type application/octet-stream;
+    sendfile on;
+    server_tokens off;
+    # A node's certificate carries no client name; a tenant's does, and tenants have no business here.
+    map $ssl_client_s_dn $is_node {{
+        default 0;
+        "~(^|,)OU=node(,|$)" 1;
+    }}
+    server {{
+        listen {address}:{port} ssl;
+        ssl_certificate {tls.certificate};
+        ssl_certificate_key {tls.key};
+        ssl_client_certificate {tls.ca};
+        ssl_verify_client on;
+        {crl}
+        ssl_protocols TLSv1.3;
+        ssl_session_tickets off;
+        root {root};
+        location ~ ^/[^/]+/(metadata|content)/ {{
+            if ($is_node = 0) {{ return 403; }}
+            limit_except GET {{ deny all; }}
+        }}
+        location / {{ return 404; }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """Files of the depot's own certificate and of the CA that nodes are checked against."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    crl: Path | None = None
+
+
+@contextmanager
+def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[str]:
+    """Serve ``bundles`` at https://ADDRESS:PORT until the block ends.
+
+    Raises:
+        ResourceError: nginx is missing, or the port is taken.
+    """
+    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if nginx is None:
+        raise ResourceError("nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light")
+    run = Path(tempfile.mkdtemp(prefix="appliance-depot-"))
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        run.chmod(0o755)
+        config = CONFIG.format(
+            run=run, address=address, port=port, tls=tls, root=bundles, user=_user(), crl=f"ssl_crl {tls.crl};" if tls.crl else ""
+        )
+        durable.write(run / "nginx.conf", config)
+        process = subprocess.Popen(  # a server lives as long as the block, which `run` cannot express
+            [nginx, "-e", str(run / "error.log"), "-p", str(run), "-c", str(run / "nginx.conf")],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        _wait(process, address, port, run)
+        yield f"https://{address}:{port}"
+    finally:
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _user() -> str:
+    """Workers of a root master run as the web server's user, which may only read."""
+    if os.geteuid() != 0:
+        return ""
+    try:
+        return f"user {pwd.getpwnam('www-data').pw_name};"
+    except KeyError:
+        return "user nobody nogroup;"
+
+
+def _die_with_parent() -> None:
+    """A killed install must not leave a server behind: the kernel ends it with us (prctl PR_SET_PDEATHSIG is 1)."""
+    import ctypes  # noqa: PLC0415  only the child needs it
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, port: int, run: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = (process.stderr.read() if process.stderr else b"").decode(errors="replace")
+            log = run / "error.log"
+            reason = (log.read_text() if log.exists() else "") or said
+            raise ResourceError(
+                f"the depot's web server did not start: {reason.strip()[-400:]}", where=f"{address}:{port}", remedy="Free the port, or set control.address and control.port in the site."
+            )
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            if probe.connect_ex((address, port)) == 0:
+                return
+        time.sleep(0.05)
+    raise ResourceError("the depot's web server does not answer", where=f"{address}:{port}", remedy="Look for a firewall rule on the control host.")

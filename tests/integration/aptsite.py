@@ -1,0 +1,80 @@
+"""An apt repository as a vendor runs it, made from nothing and served on loopback."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from installer import openpgp
+
+Key = tuple[Path, Path]  # secret key and passphrase file
+
+
+def make_key(directory: Path, name: str) -> Key:
+    """An apt signing key with its passphrase file."""
+    directory.mkdir(parents=True)
+    passphrase = directory / "passphrase"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("a passphrase for tests\n")
+    return openpgp.create(directory, name, "a passphrase for tests"), passphrase
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class Site:
+    """A flat repository in ``root``, served at ``url``."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.root = root
+        self.url = url
+
+    def deb(self, name: str, version: str = "1.0", *, depends: str = "", arch: str = "amd64") -> Path:
+        """Build a package with one file in it and put it into the pool."""
+        tree = self.root.parent / "build" / f"{name}-{version.replace(':', '_')}-{arch}"
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "usr/share" / name).mkdir(parents=True)
+        (tree / "usr/share" / name / "version").write_text(version)
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: {arch}\nMaintainer: Test <test@example.org>\n"
+        control += f"Depends: {depends}\n" if depends else ""
+        (tree / "DEBIAN/control").write_text(control + "Description: made for a test\n")
+        target = self.root / "pool" / f"{name}_{version.partition(':')[2] or version}_{arch}.deb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, target], check=True, capture_output=True)
+        return target
+
+    def publish(self, key: Key | None) -> None:
+        """Write the index, signed when there is a key."""
+        (self.root / "InRelease").unlink(missing_ok=True)
+        (self.root / "Release").unlink(missing_ok=True)
+        packages = self._ftparchive("packages", "pool")
+        (self.root / "Packages").write_bytes(packages)
+        release = self._ftparchive("release", ".")
+        (self.root / "Release").write_bytes(release)
+        if key:
+            (self.root / "InRelease").write_bytes(openpgp.clearsign(*key, release, int(time.time())))
+
+    def _ftparchive(self, *args: str) -> bytes:
+        return subprocess.run(["apt-ftparchive", *args], cwd=self.root, check=True, capture_output=True).stdout
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Site]:
+    """A site below ``root`` until the end of the block."""
+    root.mkdir(parents=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield Site(root, f"http://127.0.0.1:{server.server_port}/")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from engine import nft
 from engine.errors import ApplianceError, Exit, InputError
 from engine.firewall import Firewall
 from engine.firewall_rules import Rules
@@ -29,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(asked: argparse.Namespace, firewall: Firewall) -> tuple[dict[str, Any], Exit]:
     match asked.verb:
         case "apply" if asked.check:
-            rules = _rules()
-            return {"changed": firewall.check(rules), "digest": rules.digest}, Exit.OK
+            return _check(firewall, _rules()), Exit.OK
         case "apply":
             return asdict(firewall.apply(_rules(), confirm_within_s=asked.confirm_within)), Exit.OK
         case "confirm":
@@ -41,6 +41,12 @@ def _do(asked: argparse.Namespace, firewall: Firewall) -> tuple[dict[str, Any], 
             firewall.load(wait_s=asked.wait)
     found = firewall.status()
     return found, Exit.OK if found["loaded"] == "active" else Exit.FAILED
+
+
+def _check(firewall: Firewall, rules: Rules) -> dict[str, Any]:
+    if not nft.installed():  # a dry run on a fresh node: the real run installs it first
+        return {"changed": True, "digest": rules.digest, "checked": False}
+    return {"changed": firewall.check(rules), "digest": rules.digest, "checked": True}
 
 
 def _rules() -> Rules:

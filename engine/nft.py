@@ -16,6 +16,7 @@ import shutil
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
@@ -169,6 +170,11 @@ class Nft:
     @staticmethod
     def _nft(*args: str, stdin: str | None = None) -> str:
         return run([program(), *args], stdin=stdin, timeout_s=TIMEOUT_S, package="nftables").stdout
+
+
+def installed() -> bool:
+    """Whether this machine has ``nft``."""
+    return Path(program()).is_absolute()
 
 
 def program() -> str:

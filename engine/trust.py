@@ -128,7 +128,11 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
             remedy="The bundle is damaged or was cut; copy it again.",
         ) from error
     except tuf.DownloadLengthMismatchError as error:
-        raise TrustError(f"the metadata is longer than it may be: {error}", where=url, remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.") from error
+        raise TrustError(
+            f"the metadata is longer than it may be: {error}",
+            where=url,
+            remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.",
+        ) from error
     except tuf.DownloadError as error:
         if isinstance(error.__cause__, TrustError):
             raise error.__cause__ from error

@@ -114,6 +114,7 @@ def parse(document: Document, model: type[Model]) -> Model:
             message = {
                 "extra_forbidden": "unknown key",
                 "missing": "required key is missing",
+                "string_type": "must be text; put it in quotes",
             }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
             faults.append(f"{document.path}:{document.line(key)}: {dotted}: {message}")
         raise InputError("\n".join(faults), remedy="`appliance schema` prints what is allowed.") from error

@@ -23,7 +23,9 @@ class MemoryKeys(KeyStore):
 
     def __init__(self, directory: Path, *, threshold: int = 2, root_keys: int = 3) -> None:
         super().__init__(directory)
-        self.signers = {role: CryptoSigner(Ed25519PrivateKey.generate()) for role in ("targets", "snapshot", "timestamp")}
+        self.signers = {
+            role: CryptoSigner(Ed25519PrivateKey.generate()) for role in ("targets", "snapshot", "timestamp")
+        }
         self.root_signers = [CryptoSigner(Ed25519PrivateKey.generate()) for _ in range(root_keys)]
         root = Root(version=1, expires=NOW + timedelta(days=700), consistent_snapshot=False)
         for role, signer in self.signers.items():
@@ -62,7 +64,14 @@ class Bundle:
 
 
 def make(
-    where: Path, files: dict[str, bytes], *, keys: MemoryKeys | None = None, version: str = "1.0.0", now: datetime = NOW, days: int = 30, name: str = "demo"
+    where: Path,
+    files: dict[str, bytes],
+    *,
+    keys: MemoryKeys | None = None,
+    version: str = "1.0.0",
+    now: datetime = NOW,
+    days: int = 30,
+    name: str = "demo",
 ) -> Bundle:
     """A signed bundle with these files below content/; the first part of a path is its kind, all are for gpu."""
     keys = keys or MemoryKeys(where / "keys")

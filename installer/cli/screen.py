@@ -84,6 +84,15 @@ class Screen:
             self._bars.stop()
             self._bars = None
 
+    def node(self, name: str, doing: str) -> None:
+        """What a node does now: a line that is rewritten on a terminal, nothing elsewhere."""
+        with self._lock:
+            if not self._bars:
+                return
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=None)
+            self._bars.update(self._tasks[name], description=f"{name}  {doing[:60]}")
+
     def begin(self, task: str, total_bytes: int | None = None) -> None:
         with self._lock:
             if self._bars:

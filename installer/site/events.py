@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-SECRET = "censored"  # the word Ansible puts in place of results with no_log
+from engine.errors import ApplianceError
+
+CENSORED = "censored"  # the word Ansible puts in place of results with no_log
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class Tracker:
 
     def _unreachable(self, node: str, data: dict[str, Any]) -> None:
         said = str((data.get("res") or {}).get("msg", "")).strip()
-        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), f"it cannot be reached: {said}", unreachable=True))
+        self._fail(
+            Failure(node, data.get("task", ""), data.get("role", ""), f"it cannot be reached: {said}", unreachable=True)
+        )
 
     def _fail(self, failure: Failure) -> None:
         state = self.nodes[failure.node]
@@ -103,11 +108,22 @@ def label(data: dict[str, Any]) -> str:
 
 def reason(result: dict[str, Any]) -> str:
     """The words that explain a failed task, from whichever field of a module's result holds them."""
-    if SECRET in result:
+    if CENSORED in result:
         return "the result is hidden because it may hold a secret; run the task on the node to see it"
+    if said := _engine_error(str(result.get("stderr", ""))):
+        return said
     parts = [str(result[k]).strip() for k in ("msg", "stderr", "stdout") if str(result.get(k, "")).strip()]
     for item in result.get("results", []):
         if item.get("failed"):
             parts.append(f"{item.get('item', '')}: {item.get('msg') or item.get('stderr', '')}")
     text = "\n".join(dict.fromkeys(parts)) or "no reason given"
     return text[-2000:]
+
+
+def _engine_error(stderr: str) -> str:
+    """The engine ends with its error as JSON on the last line."""
+    try:
+        error = json.loads(stderr.strip().splitlines()[-1])["error"]
+        return str(ApplianceError(error["what"], where=error["where"], remedy=error["remedy"]))
+    except (ValueError, IndexError, KeyError, TypeError):
+        return ""

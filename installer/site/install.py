@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import fcntl
+import json
 import os
 import sysconfig
 import time
@@ -97,15 +97,27 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
         return depot.view(outcome.release), depot.pinned_root
     if not request.check:
         imported = depot.import_bundle(request.bundle, root_json=request.root, report=report)
-        outcome.release, outcome.imported_bytes, outcome.size = imported.trusted.release, imported.copied, imported.trusted.size
+        outcome.release, outcome.imported_bytes, outcome.size = (
+            imported.trusted.release,
+            imported.copied,
+            imported.trusted.size,
+        )
         return imported.view, depot.pinned_root
     root = depot.pinned_root if depot.pinned_root.is_file() else request.root
     if root is None:
-        raise InputError("no root of trust is pinned yet", where=str(depot.root), remedy="Give --root with the root.json you received on another way than the bundle.")
+        raise InputError(
+            "no root of trust is pinned yet",
+            where=str(depot.root),
+            remedy="Give --root with the root.json you received on another way than the bundle.",
+        )
     checked = verify.verify(request.bundle, root.read_bytes(), report=report)
     if not checked.good:
         first = checked.findings[0]
-        raise InputError(f"{len(checked.findings)} files are not as signed, first {first.path} ({first.problem})", where=str(request.bundle), remedy="`appliance verify` lists every such file.")
+        raise InputError(
+            f"{len(checked.findings)} files are not as signed, first {first.path} ({first.problem})",
+            where=str(request.bundle),
+            remedy="`appliance verify` lists every such file.",
+        )
     outcome.release = checked.trusted.release
     return request.bundle.resolve(), root.resolve()
 
@@ -113,7 +125,11 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
 def _newest(depot: Depot) -> str:
     releases = depot.releases()
     if len(releases) != 1:
-        raise InputError(f"the depot has {len(releases)} releases", where=str(depot.root), remedy="Give the bundle's directory, or --release NAME-VERSION.")
+        raise InputError(
+            f"the depot has {len(releases)} releases",
+            where=str(depot.root),
+            remedy="Give the bundle's directory, or --release NAME-VERSION.",
+        )
     return releases[0]
 
 
@@ -152,7 +168,11 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
     durable.write(run_dir / "ansible.log", log.read_bytes() if log.exists() else b"", mode=0o600)
     if result.rc != 0 and not tracker.failures:
         lines = (run_dir / "ansible.log").read_text(errors="replace").strip().splitlines()
-        raise InputError(f"Ansible stopped before it reached a node: {' '.join(lines[-3:])[-600:]}", where=str(run_dir / "ansible.log"), remedy="Mend what it names.")
+        raise InputError(
+            f"Ansible stopped before it reached a node: {' '.join(lines[-3:])[-600:]}",
+            where=str(run_dir / "ansible.log"),
+            remedy="Mend what it names.",
+        )
     return tracker
 
 
@@ -172,12 +192,13 @@ def _depot_served(request: Request, view: Path) -> Iterator[None]:
 def _lock(runs: Path) -> Iterator[None]:
     """Two installs at once would undo each other's steps."""
 
-
     with (runs / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ResourceError("another install is running on this control host", where=str(runs), remedy="Wait for it to end.") from error
+            raise ResourceError(
+                "another install is running on this control host", where=str(runs), remedy="Wait for it to end."
+            ) from error
         yield
 
 
@@ -188,5 +209,3 @@ def _timed(outcome: Outcome, phase: str) -> Iterator[None]:
         yield
     finally:
         outcome.phases_s[phase] = round(time.monotonic() - begin, 1)
-
-

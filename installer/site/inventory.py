@@ -66,8 +66,12 @@ class Flow(_Strict):
 class Rolling(_Strict):
     """How a change walks through the nodes."""
 
-    batch: int | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")] = Field(1, description="Nodes that change at once, a number or a share.")
-    max_failed_percent: Annotated[int, Field(ge=0, le=100)] = Field(0, description="Share of a batch that may fail before the rest is left alone.")
+    batch: int | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")] = Field(
+        1, description="Nodes that change at once, a number or a share."
+    )
+    max_failed_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="Share of a batch that may fail before the rest is left alone."
+    )
 
 
 class Service(_Strict):
@@ -94,7 +98,9 @@ class Site(_Strict):
     egress: tuple[Flow, ...] = ()
     rolling: Rolling = Rolling()
     runtime: Name = Field("vllm", description="Wheel set of the definition that serves models.")
-    services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field((), description="Served models; one until the policy gateway can route by model.")
+    services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
+        (), description="Served models; one until the policy gateway can route by model."
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,11 @@ def load(path: Path) -> Inventory:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
     if not path.exists():
-        raise InputError("there is no such inventory", where=str(path), remedy="Give the directory, for example -i inventories/example.")
+        raise InputError(
+            "there is no such inventory",
+            where=str(path),
+            remedy="Give the directory, for example -i inventories/example.",
+        )
     data = _ask_ansible(path)
     hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
     hosts = _hosts(path, data, hostvars)
@@ -138,9 +148,16 @@ def _ask_ansible(path: Path) -> dict[str, Any]:
     """The merged inventory with its variables resolved, as Ansible itself sees it."""
     binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
     try:
-        done = run([binary if binary.exists() else "ansible-inventory", "-i", path, "--list"], env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"})
+        done = run(
+            [binary if binary.exists() else "ansible-inventory", "-i", path, "--list"],
+            env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
+        )
     except ProcessError as error:
-        raise InputError(f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}", where=str(path), remedy="Mend the file it names.") from error
+        raise InputError(
+            f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}",
+            where=str(path),
+            remedy="Mend the file it names.",
+        ) from error
     data: dict[str, Any] = json.loads(done.stdout)
     return data
 
@@ -152,9 +169,15 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
             members.setdefault(name, []).append(group)
     unknown = sorted(set(hostvars) - set(members))
     if unknown:
-        raise InputError(f"{unknown[0]} is in none of the groups {', '.join(GROUPS)}", where=str(path), remedy="Put every host into at least one of them.")
+        raise InputError(
+            f"{unknown[0]} is in none of the groups {', '.join(GROUPS)}",
+            where=str(path),
+            remedy="Put every host into at least one of them.",
+        )
     if not members:
-        raise InputError("the inventory has no hosts", where=str(path), remedy=f"List hosts under the groups {', '.join(GROUPS)}.")
+        raise InputError(
+            "the inventory has no hosts", where=str(path), remedy=f"List hosts under the groups {', '.join(GROUPS)}."
+        )
     hosts = []
     for name, groups in sorted(members.items()):
         address = _template(str(hostvars.get(name, {}).get("ansible_host", "")))
@@ -166,7 +189,11 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
 
 def _site(path: Path, variables: dict[str, Any]) -> Site:
     if "appliance_site" not in variables:
-        raise InputError("appliance_site is missing", where=str(path / SITE_FILE), remedy="Copy inventories/example/group_vars/all/site.yml and change it.")
+        raise InputError(
+            "appliance_site is missing",
+            where=str(path / SITE_FILE),
+            remedy="Copy inventories/example/group_vars/all/site.yml and change it.",
+        )
     resolved = _resolve(variables["appliance_site"])
     file = path / SITE_FILE
     if file.is_file():
@@ -179,7 +206,11 @@ def _site(path: Path, variables: dict[str, Any]) -> Site:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
-        raise InputError(f"appliance_site.{key}: {fault['msg']}", where=str(path), remedy="`appliance schema site` prints what is allowed.") from error
+        raise InputError(
+            f"appliance_site.{key}: {fault['msg']}",
+            where=str(path),
+            remedy="`appliance schema site` prints what is allowed.",
+        ) from error
 
 
 def _resolve(value: Any) -> Any:
@@ -214,8 +245,20 @@ def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
     gateways = [h for h in hosts if "gateway" in h.groups]
     twice = sorted({h.address for h in hosts if sum(o.address == h.address for o in hosts) > 1})
     if twice:
-        raise InputError(f"two hosts have the address {twice[0]}", where=str(path), remedy="Give every node its own; one host may be in several groups.")
+        raise InputError(
+            f"two hosts have the address {twice[0]}",
+            where=str(path),
+            remedy="Give every node its own; one host may be in several groups.",
+        )
     if site.services and not gpu:
-        raise InputError("services are to be served but no host is in the group gpu", where=str(path), remedy="Add a host to gpu, or remove the services.")
+        raise InputError(
+            "services are to be served but no host is in the group gpu",
+            where=str(path),
+            remedy="Add a host to gpu, or remove the services.",
+        )
     if site.services and not gateways:
-        raise InputError("services are to be served but no host is in the group gateway", where=str(path), remedy="Add a host to gateway; a GPU node may be both.")
+        raise InputError(
+            "services are to be served but no host is in the group gateway",
+            where=str(path),
+            remedy="Add a host to gateway; a GPU node may be both.",
+        )

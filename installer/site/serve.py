@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -81,18 +80,27 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
     """
     nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if nginx is None:
-        raise ResourceError("nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light")
+        raise ResourceError(
+            "nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light"
+        )
     run = Path(tempfile.mkdtemp(prefix="appliance-depot-"))
     process: subprocess.Popen[bytes] | None = None
     try:
         run.chmod(0o755)
         config = CONFIG.format(
-            run=run, address=address, port=port, tls=tls, root=bundles, user=_user(), crl=f"ssl_crl {tls.crl};" if tls.crl else ""
+            run=run,
+            address=address,
+            port=port,
+            tls=tls,
+            root=bundles,
+            user=_user(),
+            crl=f"ssl_crl {tls.crl};" if tls.crl else "",
         )
         durable.write(run / "nginx.conf", config)
         process = subprocess.Popen(  # a server lives as long as the block, which `run` cannot express
-            [nginx, "-e", str(run / "error.log"), "-p", str(run), "-c", str(run / "nginx.conf")],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_die_with_parent,
+            # A killed install must not leave a server behind: the kernel ends it with us.
+            ["setpriv", "--pdeathsig", "TERM", nginx, "-e", str(run / "error.log"), "-p", str(run), "-c", str(run / "nginx.conf")],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         _wait(process, address, port, run)
         yield f"https://{address}:{port}"
@@ -117,13 +125,6 @@ def _user() -> str:
         return "user nobody nogroup;"
 
 
-def _die_with_parent() -> None:
-    """A killed install must not leave a server behind: the kernel ends it with us (prctl PR_SET_PDEATHSIG is 1)."""
-    import ctypes  # noqa: PLC0415  only the child needs it
-
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
-
-
 def _wait(process: subprocess.Popen[bytes], address: str, port: int, run: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -132,11 +133,17 @@ def _wait(process: subprocess.Popen[bytes], address: str, port: int, run: Path) 
             log = run / "error.log"
             reason = (log.read_text() if log.exists() else "") or said
             raise ResourceError(
-                f"the depot's web server did not start: {reason.strip()[-400:]}", where=f"{address}:{port}", remedy="Free the port, or set control.address and control.port in the site."
+                f"the depot's web server did not start: {reason.strip()[-400:]}",
+                where=f"{address}:{port}",
+                remedy="Free the port, or set control.address and control.port in the site.",
             )
         with socket.socket() as probe:
             probe.settimeout(0.5)
             if probe.connect_ex((address, port)) == 0:
                 return
         time.sleep(0.05)
-    raise ResourceError("the depot's web server does not answer", where=f"{address}:{port}", remedy="Look for a firewall rule on the control host.")
+    raise ResourceError(
+        "the depot's web server does not answer",
+        where=f"{address}:{port}",
+        remedy="Look for a firewall rule on the control host.",
+    )

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aptsite
 import pytest
 
 from engine.blobs import Blobs
@@ -17,6 +16,7 @@ from installer import lockfile, openpgp
 from installer.definition import Definition
 from installer.kinds import Work, debs
 from installer.lockfile import Artifact
+from tests.integration import aptsite
 
 
 class Remarks(Silent):

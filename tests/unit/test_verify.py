@@ -114,7 +114,9 @@ def test_missing_metadata_is_refused(bundle: Bundle, role: str) -> None:
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
 def test_metadata_from_another_bundle_of_the_same_keys_is_refused(bundle: Bundle, tmp_path: Path, role: str) -> None:
-    other = make(tmp_path / "other", {"files/a.txt": b"b"}, keys=bundle.keys, version="2.0.0", now=NOW + timedelta(seconds=5))
+    other = make(
+        tmp_path / "other", {"files/a.txt": b"b"}, keys=bundle.keys, version="2.0.0", now=NOW + timedelta(seconds=5)
+    )
     (bundle.path / f"metadata/{role}.json").write_bytes((other.path / f"metadata/{role}.json").read_bytes())
     with pytest.raises(TrustError):
         verify(bundle.path, bundle.root)
@@ -163,7 +165,10 @@ def test_an_older_bundle_is_refused_once_a_newer_one_was_seen(tmp_path: Path) ->
         open_bundle(old.path, keys.root_bytes(), state)
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "content/../../x", "a//b", "content/./x", "a\\b", "a\nb", "e\u0301", "", "x" * 2000])
+@pytest.mark.parametrize(
+    "path",
+    ["../outside", "/etc/passwd", "content/../../x", "a//b", "content/./x", "a\\b", "a\nb", "e\u0301", "", "x" * 2000],
+)
 def test_a_signed_path_that_could_climb_out_is_refused_and_shown(tmp_path: Path, path: str) -> None:
     """Even a good signature does not make such a path usable."""
     bundle = make(tmp_path, FILES)
@@ -187,7 +192,9 @@ def test_a_directory_that_is_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), role=st.sampled_from(["timestamp", "snapshot", "targets"]))
-def test_damaged_metadata_never_passes_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, role: str) -> None:
+def test_damaged_metadata_never_passes_and_never_crashes(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, role: str
+) -> None:
     """Invariant: whatever bytes are there, the outcome is the signed one or a TrustError."""
     bundle = make(tmp_path_factory.mktemp("fuzz"), FILES)
     file = bundle.path / f"metadata/{role}.json"

@@ -1,0 +1,164 @@
+"""Commands on the control host: import and install."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, Root, screen_of
+from installer.cli.screen import Screen, size
+
+if TYPE_CHECKING:
+    from installer.site.events import NodeState
+    from installer.site.install import Outcome
+
+InventoryDir = Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")]
+CaDir = Annotated[
+    Path, typer.Option("--ca", help="Directory of the site's certificate authority; made on the first install.")
+]
+
+
+def import_bundle(
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")],
+    depot: DepotDir = DEFAULT_DEPOT,
+    root: Root = None,
+) -> None:
+    """Verify a bundle and take it into the depot.
+
+    The first import pins the root of trust given with --root. An older bundle than the newest seen is refused.
+    A stopped import continues where it was.
+
+    Example: appliance import --root root.json /media/drive/demo-1.0.0
+    """
+    from installer.depot import Depot
+
+    screen = screen_of(ctx)
+    with screen:
+        done = Depot(depot).import_bundle(bundle, root_json=root, report=screen)
+    screen.result(
+        {
+            "release": done.trusted.release,
+            "changed": done.changed,
+            "copied": done.copied,
+            "size": done.trusted.size,
+            "view": str(done.view),
+        },
+        f"{done.trusted.release}: imported, {size(done.copied)} copied of {size(done.trusted.size)}"
+        if done.changed
+        else f"{done.trusted.release} is in the depot already; nothing changed",
+    )
+
+
+def install(
+    ctx: typer.Context,
+    inventory: InventoryDir,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle directory; the depot's release when left out.", metavar="[BUNDLE]")
+    ] = None,
+    depot: DepotDir = DEFAULT_DEPOT,
+    root: Root = None,
+    ca: CaDir = Path("/var/lib/appliance/ca"),
+    runs: Annotated[Path, typer.Option("--runs", help="Where the log and report of every run are kept.")] = Path(
+        "/var/lib/appliance/runs"
+    ),
+    release: Annotated[str, typer.Option("--release", help="Release of the depot to install, NAME-VERSION.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
+    limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Install a release on the nodes of an inventory.
+
+    Verifies and imports the bundle, serves it to the nodes while the install runs, converges every node with the roles,
+    and ends with proof: a token through mutual TLS, and a refused attempt to get out. A second run changes nothing.
+    When a node fails, the rest go on only as far as the site's rolling policy allows; run the same command again to complete.
+
+    Examples:
+      appliance install -i inventories/example --root root.json /media/drive/demo-1.0.0
+      appliance install -i inventories/example --check
+    """
+    from engine.errors import Exit, InputError
+    from installer.depot import Depot
+    from installer.site import inventory as inventories
+    from installer.site.install import Request
+    from installer.site.install import install as run_install
+    from installer.trust.secret import passphrase, private_copy
+
+    if bundle is not None and release:
+        raise InputError("both a bundle and --release are given", remedy="Give one of them.")
+    screen = screen_of(ctx)
+    site = inventories.load(inventory)
+    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
+    with screen, private_copy(secret) as secret_file:
+        request = Request(
+            inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
+            root=root, check=check, diff=diff, limit=limit,
+        )  # fmt: skip
+        outcome = run_install(request, screen, _listener(screen))
+    _print(screen, outcome)
+    if not outcome.good:
+        raise typer.Exit(Exit.NODE)
+
+
+def _listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type
+    """Each node's current step as one live line; without a terminal, one line for every change and failure."""
+    begun: dict[str, str] = {}
+
+    def listen(node: str, state: NodeState, what: str) -> None:
+        if what == "task" and state.role and begun.get(node) != state.role:
+            begun[node] = state.role
+            screen.say(f"{node}: {state.role}")
+        screen.node(node, f"{state.role}: {state.task}" if state.role else state.task)
+        if what == "changed":
+            screen.say(f"{node}:   changed {state.changes[-1]}")
+        elif what == "failed" and state.failure:
+            screen.say(f"{node}:   FAILED {state.failure.task}: {state.failure.reason}")
+
+    return listen
+
+
+def _print(screen: Screen, outcome: Outcome) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("node", "ok", "changed", "outcome", box=None)
+    failed = {f.node: f for f in outcome.failures}
+    for name, node in outcome.nodes.items():
+        word = (
+            "failed"
+            if name in failed
+            else ("would change" if outcome.check else "changed")
+            if node["changed"]
+            else "unchanged"
+        )
+        table.add_row(name, str(node["ok"]), str(node["changed"]), word)
+    lines: list[object] = [table]
+    for failure in outcome.failures:
+        lines.append(
+            f"\n{failure.node} {'is unreachable' if failure.unreachable else 'failed'} in “{failure.role + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
+        )
+    for proof in outcome.proof:
+        state = "answered through mutual TLS" if proof.good else "DID NOT PROVE ITSELF"
+        lines.append(
+            f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
+        )
+    if outcome.failures:
+        lines.append(f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done.")
+    elif outcome.check:
+        lines.append(f"{outcome.release}: a dry run; nothing was changed")
+    elif not outcome.changed:
+        lines.append(f"{outcome.release}: nothing changed")
+    else:
+        lines.append(f"{outcome.release}: installed in {outcome.phases_s.get('total', 0)} s")
+    screen.result(asdict(outcome), Group(*[x if not isinstance(x, str) else _plain(x) for x in lines]))  # type: ignore[arg-type]
+
+
+def _plain(text: str):  # type: ignore[no-untyped-def]
+    from rich.text import Text
+
+    return Text(text)

@@ -1,0 +1,134 @@
+"""`appliance lab`: throw-away nodes on this host."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import InputError
+from installer.cli.options import screen_of
+
+if TYPE_CHECKING:
+    from installer.lab.lab import Lab
+
+app = typer.Typer(
+    help="Boot throw-away nodes (systemd-nspawn) that reach this host only.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Release(StrEnum):
+    """Debian releases a node can run."""
+
+    BOOKWORM = "bookworm"
+    TRIXIE = "trixie"
+
+
+def _document(lab: Lab) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(lab) | {"key": str(lab.key), "known_hosts": str(lab.known_hosts)}
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the lab; its nodes are NAME-1, NAME-2, …")],
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
+    bind_ro: Annotated[
+        list[str] | None, typer.Option("--bind-ro", metavar="SRC:DST", help="Show a path of this host in every node.")
+    ] = None,
+    release: Annotated[Release, typer.Option(help="Debian release of the nodes.")] = Release.BOOKWORM,
+) -> None:
+    """Boot a lab; it stays until it is taken down.
+
+    The first lab of a release makes the root file system all nodes of that release share.
+
+    Example: appliance lab up try --nodes 2 --bind-ro /srv/bundles:/bundles
+    """
+    from installer.lab.lab import up as make
+
+    screen = screen_of(ctx)
+    with screen:
+        lab = make(name, nodes=nodes, bind_ro=bind_ro or (), release=release.value, report=screen)
+    lines = [f"{n.name}  {n.address}" for n in lab.nodes]
+    screen.result(_document(lab), "\n".join([*lines, f"Log in: appliance lab exec {lab.nodes[0].name} -- bash -l"]))
+
+
+@app.command()
+def down(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Name of the lab.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Take all labs down.")] = False,
+) -> None:
+    """Take a lab down, also one that was left half made.
+
+    Example: appliance lab down try
+    """
+    from installer.lab import state
+    from installer.lab.lab import down as take_down
+
+    if (name is None) != every:
+        raise InputError("say which lab to take down", remedy="Give a name, or --all.")
+    screen = screen_of(ctx)
+    gone = [n for n in ([name] if name else state.known()) if take_down(n, report=screen)]
+    screen.result({"down": gone}, None if gone else "There was no such lab." if name else "There was no lab.")
+
+
+@app.command("list")
+def list_labs(ctx: typer.Context) -> None:
+    """Show the labs of this host.
+
+    Example: appliance lab list --json
+    """
+    from rich.table import Table
+
+    from installer.lab.lab import labs
+
+    table = Table("lab", "network", "state", "nodes", box=None)
+    found = labs()
+    for lab, is_up in found:
+        table.add_row(
+            lab.name, lab.prefix, "up" if is_up else "broken", " ".join(f"{n.name}={n.address}" for n in lab.nodes)
+        )
+    screen_of(ctx).result({"labs": [_document(lab) | {"up": is_up} for lab, is_up in found]}, table)
+
+
+@app.command()
+def sweep(ctx: typer.Context) -> None:
+    """Take down labs whose owner process is gone.
+
+    Example: appliance lab sweep
+    """
+    from installer.lab.lab import sweep as clear
+
+    screen = screen_of(ctx)
+    screen.result({"down": clear(report=screen)}, None)
+
+
+@app.command("exec")
+def execute(
+    ctx: typer.Context,
+    node: Annotated[str, typer.Argument(help="Name of a node, such as try-1.")],
+    command: Annotated[list[str], typer.Argument(help="Command and arguments, after --.")],
+) -> None:
+    """Run a command on a node over SSH and exit with its code.
+
+    Example: appliance lab exec try-1 -- systemctl status
+    """
+    import os
+    import shlex
+    import sys
+
+    from installer.lab.lab import find
+
+    lab = find(node.rpartition("-")[0])
+    address = next((n.address for n in lab.nodes if n.name == node), None) if lab else None
+    if lab is None or address is None:
+        raise InputError(f"there is no node {node}", remedy="Look at the nodes there are: appliance lab list")
+    terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+    ssh, *rest = lab.ssh(address)
+    os.execvp(ssh, [ssh, *terminal, *rest, shlex.join(command)])  # noqa: S606 - ssh takes the terminal over

@@ -1,0 +1,1 @@
+"""Throw-away nodes: systemd-nspawn machines for demo, Molecule, rehearsal and tests."""

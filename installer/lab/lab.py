@@ -1,0 +1,243 @@
+"""Make a lab, take it down, and clear away what dead owners left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from engine import durable
+from engine.errors import ApplianceError, InputError, ResourceError
+from engine.process import run
+from engine.report import Report, Silent
+from installer.lab import cgroups, network, node, rootfs, state
+from installer.lab.plan import RELEASES, Bind, Node, check_name, free_network, names_of, nodes_of, parse_binds
+
+END_S = 30.0  # how long killed processes may take to disappear
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running lab: nodes that this host, and nobody else, reaches over SSH as root."""
+
+    name: str
+    bridge: str
+    host_address: str
+    prefix: str
+    key: Path
+    known_hosts: Path
+    nodes: tuple[Node, ...]
+
+    def ssh(self, address: str) -> list[str]:
+        """The start of a command line that runs its remaining arguments on a node."""
+        options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5")
+        options += (f"UserKnownHostsFile={self.known_hosts}",)
+        flat = [part for option in options for part in ("-o", option)]
+        return ["ssh", "-F", "/dev/null", "-i", str(self.key), *flat, f"root@{address}"]
+
+
+def up(
+    name: str,
+    *,
+    nodes: int = 1,
+    bind_ro: Sequence[str] = (),
+    release: str = "bookworm",
+    owner_pid: int | None = None,
+    report: Report = Silent(),  # noqa: B008 - it has no state
+) -> Lab:
+    """Boot a lab and return when all its nodes answer over SSH.
+
+    Args:
+        bind_ro: ``SRC:DST`` paths of this host that every node sees read-only.
+        owner_pid: the process that the lab belongs to; when it is gone, ``sweep`` takes the lab down.
+            None: it stays until ``down``.
+
+    Raises:
+        InputError: the name is taken or wrong, or another argument is.
+        ResourceError: not root, or a tool is missing.
+        NodeError: a node did not come up.
+    """
+    check_name(name)
+    if release not in RELEASES:
+        raise InputError(f"{release!r} is not a release the lab knows", remedy=f"Choose one of {', '.join(RELEASES)}.")
+    binds = parse_binds(bind_ro)
+    nodes_of(name, nodes, IPv4Network("10.87.0.0/24"))
+    owner = None if owner_pid is None else state.process(owner_pid)
+    if owner_pid is not None and owner is None:
+        raise InputError(f"the owner, process {owner_pid}, does not run")
+    _demand_root_and_tools()
+    sweep(report=report)
+    lower = rootfs.ensure(release, report)
+    with state.locked(state.lab_lock(name)):
+        _make_room(name)
+        record = _register(name, nodes, release, owner)
+        try:
+            return _build(record, lower, binds, report)
+        except BaseException:
+            _remove(name)
+            raise
+
+
+def _demand_root_and_tools() -> None:
+    if os.geteuid() != 0:
+        raise ResourceError("a lab needs root: it mounts, makes a bridge and boots nodes", remedy="Run it with sudo.")
+    tools = {
+        "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "nft": "nftables", "ip": "iproute2",
+        "ssh": "openssh-client", "ssh-keygen": "openssh-client", "mount": "mount",
+    }  # fmt: skip
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        packages = " ".join(dict.fromkeys(tools[m] for m in missing))
+        raise ResourceError(f"{', '.join(missing)} is not installed", remedy=f"Install it: apt-get install {packages}")
+
+
+def _make_room(name: str) -> None:
+    there = state.read(name)
+    if there is not None and there.ready and any(m.alive() for m in there.machines):
+        raise InputError(
+            f"lab {name} is already up", remedy=f"Choose another name, or take it down: appliance lab down {name}"
+        )
+    _remove(name)
+
+
+def _register(name: str, nodes: int, release: str, owner: state.Process | None) -> state.State:
+    maker = state.process(os.getpid())
+    assert maker is not None  # noqa: S101 - this process runs
+    with state.locked(state.address_lock()):
+        records = [r for r in map(state.read, state.known()) if r is not None]
+        prefix = free_network([*network.used(), *(r.prefix for r in records)])
+        record = state.State(
+            name=name,
+            prefix=str(prefix),
+            release=release,
+            nodes=nodes_of(name, nodes, prefix),
+            maker=maker,
+            owner=owner,
+            cgroups=cgroups.plan(names_of(name).bridge),
+        )
+        record.write()
+    return record
+
+
+def _lab(record: state.State) -> Lab:
+    return Lab(
+        name=record.name,
+        bridge=names_of(record.name).bridge,
+        host_address=str(IPv4Network(record.prefix)[1]),
+        prefix=record.prefix,
+        key=record.directory / "id_ed25519",
+        known_hosts=record.directory / "known_hosts",
+        nodes=record.nodes,
+    )
+
+
+def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Report) -> Lab:
+    lab, names = _lab(record), names_of(record.name)
+    task = f"lab {lab.name}"
+    report.begin(task)
+    report.say(f"{task}: network {lab.prefix}")
+    network.up(names, IPv4Network(lab.prefix))
+    report.say(f"{task}: disks")
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {lab.name}", "-f", lab.key])
+    public = lab.key.with_suffix(".pub").read_text().strip()
+    known = ""
+    for one in lab.nodes:
+        host_key = node.prepare(
+            lab.name, one, lower=lower, host_address=lab.host_address, public_key=public, peers=lab.nodes
+        )
+        known += f"{one.address},{one.name} {host_key}\n"
+        report.say(f"{task}: disk of {one.name}")
+    durable.write(lab.known_hosts, known)
+    machines: list[state.Process] = []
+    for number, one in enumerate(lab.nodes, start=1):
+        machine = names.machine(number)
+        groups = cgroups.make(record.cgroups, machine)
+        log = record.directory / f"{one.name}.log"
+        machines.append(
+            node.start(lab.name, one, machine=machine, bridge=lab.bridge, binds=binds, cgroups=groups, log=log)
+        )
+        replace(record, machines=tuple(machines)).write()
+        report.say(f"{task}: boot of {one.name}")
+    for one, started in zip(lab.nodes, machines, strict=True):
+        answer = node.wait_ready(one, started, lab.ssh(one.address), record.directory / f"{one.name}.log")
+        report.say(f"{task}: {one.name} at {one.address} is {answer}")
+    replace(record, machines=tuple(machines), ready=True).write()
+    report.end(task)
+    return lab
+
+
+def down(name: str, *, report: Report = Silent()) -> bool:  # noqa: B008 - it has no state
+    """Take a lab down, in whatever condition it is; False when there was none.
+
+    Raises:
+        ApplianceError: something of it could not be removed.
+    """
+    check_name(name)
+    _demand_root_and_tools()
+    with state.locked(state.lab_lock(name)):
+        if name not in state.known():
+            return False
+        _remove(name)
+    report.say(f"lab {name} is down")
+    return True
+
+
+def _remove(name: str) -> None:
+    """Remove all that belongs to a lab. Its record goes last, so that a killed removal can be repeated."""
+    record, names = state.read(name), names_of(name)
+    groups = record.cgroups if record else ()
+    deadline = time.monotonic() + END_S
+    while pids := node.processes(name) | cgroups.pids(groups):
+        if time.monotonic() > deadline:
+            raise ApplianceError(f"processes of lab {name} do not end: {sorted(pids)}", remedy="Look at them with ps.")
+        node.kill(pids)
+        time.sleep(0.02)
+    node.discard(name)
+    network.down(names)
+    while not cgroups.remove(groups):
+        if time.monotonic() > deadline:
+            raise ApplianceError(f"control groups of lab {name} stay busy", where=", ".join(groups))
+        time.sleep(0.02)
+    place = state.RUN / name
+    if place.is_dir():
+        for file in place.iterdir():
+            if file.name != "state.json":
+                file.unlink()
+        (place / "state.json").unlink(missing_ok=True)
+        place.rmdir()
+
+
+def sweep(*, report: Report = Silent()) -> list[str]:  # noqa: B008 - it has no state
+    """Take down every lab that nobody is left to take down; return their names."""
+    _demand_root_and_tools()
+    swept = []
+    for name in state.known():
+        if not _abandoned(name):
+            continue
+        with state.locked(state.lab_lock(name)):
+            if name in state.known() and _abandoned(name):
+                _remove(name)
+                swept.append(name)
+                report.say(f"lab {name} had no owner left and is down")
+    return swept
+
+
+def _abandoned(name: str) -> bool:
+    record = state.read(name)
+    return record is None or record.orphaned()
+
+
+def find(name: str) -> Lab | None:
+    """The lab ``name`` if it is up."""
+    record = state.read(name)
+    return _lab(record) if record is not None and record.ready else None
+
+
+def labs() -> list[tuple[Lab, bool]]:
+    """All labs on record, and whether each is up."""
+    records = [r for r in map(state.read, state.known()) if r is not None]
+    return [(_lab(r), r.ready and all(m.alive() for m in r.machines)) for r in records]

@@ -1,0 +1,65 @@
+"""The network of a lab: one bridge on which the nodes and the control host meet, and nothing leaves it."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from engine.process import run
+from installer.lab.plan import POOL, Names
+
+
+def used() -> list[str]:
+    """Networks of the pool that this host already has as addresses or routes."""
+    addresses = json.loads(run(["ip", "-json", "-4", "address"], package="iproute2").stdout or "[]")
+    found = [f"{i['local']}/{i['prefixlen']}" for a in addresses for i in a.get("addr_info", []) if "local" in i]
+    routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]).stdout or "[]")
+    found += [r["dst"] for r in routes if r.get("dst", "default") != "default"]
+    return [f for f in found if IPv4Network(f, strict=False).overlaps(POOL)]
+
+
+def rules(names: Names, host_address: str) -> str:
+    """The nft table of a lab: its nodes reach this host at one address, and nothing is forwarded for them."""
+    bridge = names.bridge
+    return f"""\
+table inet {names.table} {{
+	chain forward {{
+		type filter hook forward priority -150; policy accept;
+		iifname "{bridge}" oifname "{bridge}" accept
+		iifname "{bridge}" counter drop comment "nodes reach the control host only"
+		oifname "{bridge}" counter drop comment "only the control host reaches nodes"
+	}}
+	chain input {{
+		type filter hook input priority -150; policy accept;
+		iifname "{bridge}" ip daddr != {host_address} counter drop comment "no other address of this host"
+		iifname "{bridge}" meta nfproto ipv6 counter drop
+	}}
+}}
+"""
+
+
+def up(names: Names, network: IPv4Network) -> None:
+    """Make the table, then the bridge: no packet passes a bridge that has no rules yet."""
+    run(["nft", "-f", "-"], stdin=rules(names, str(network[1])), package="nftables")
+    run(["ip", "link", "add", names.bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
+    ipv6 = Path(f"/proc/sys/net/ipv6/conf/{names.bridge}/disable_ipv6")
+    if ipv6.exists():
+        ipv6.write_text("1\n")
+    run(["ip", "address", "add", f"{network[1]}/{network.prefixlen}", "dev", names.bridge])
+    run(["ip", "link", "set", names.bridge, "up"])
+
+
+def down(names: Names) -> None:
+    """Remove ports, bridge and table, whichever of them exist; the table last."""
+    if _exists(names.bridge):
+        for port in Path(f"/sys/class/net/{names.bridge}/brif").iterdir():
+            run(["ip", "link", "delete", port.name], ok=(0, 1))  # the kernel may be removing it itself
+        run(["ip", "link", "delete", names.bridge], ok=(0, 1))
+    tables = run(["nft", "list", "tables", "inet"], package="nftables").stdout.split()
+    if names.table in tables:
+        run(["nft", "delete", "table", "inet", names.table])
+
+
+def _exists(interface: str) -> bool:
+    return Path(f"/sys/class/net/{interface}").exists()

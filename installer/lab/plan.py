@@ -1,0 +1,112 @@
+"""What a lab is called and which addresses it uses: decided before anything is made, and by its name alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from engine.errors import InputError, ResourceError
+
+POOL = IPv4Network("10.87.0.0/16")  # each lab takes one /24 of it
+FIRST_NODE = 11  # .1 is the control host; .2 to .10 stay free for what a test puts there
+MOST_NODES = 50
+RELEASES = ("bookworm", "trixie")
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of a lab."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A path of this host that every node sees read-only."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """Kernel object names of a lab. They come from its name, so that what a killed process left is found again."""
+
+    bridge: str
+    table: str
+    machine_prefix: str
+
+    def machine(self, number: int) -> str:
+        """The nspawn machine name of node ``number``; short enough that ``vb-`` and it are an interface name."""
+        return f"{self.machine_prefix}-{number}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a lab name that is no host name label or is too long for a node name.
+
+    Raises:
+        InputError: it is not usable.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} is not a lab name",
+            remedy="Use up to 40 lower-case letters, digits and hyphens, starting with a letter.",
+        )
+
+
+def names_of(name: str) -> Names:
+    """The names of the kernel objects of lab ``name``."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return Names(bridge=f"apl-{digest}", table=f"appliance_lab_{digest}", machine_prefix=digest)
+
+
+def free_network(used: Iterable[str]) -> IPv4Network:
+    """The first /24 of the pool that touches none of ``used`` (networks or interface addresses).
+
+    Raises:
+        ResourceError: all are taken.
+    """
+    taken = [IPv4Interface(u).network for u in used]
+    for candidate in list(POOL.subnets(new_prefix=24))[1:]:
+        if not any(candidate.overlaps(t) for t in taken):
+            return candidate
+    raise ResourceError(f"no free network is left in {POOL}", remedy="Take labs down: appliance lab list")
+
+
+def nodes_of(name: str, count: int, network: IPv4Network) -> tuple[Node, ...]:
+    """Names and addresses of the nodes of a lab.
+
+    Raises:
+        InputError: ``count`` is out of range.
+    """
+    if not 1 <= count <= MOST_NODES:
+        raise InputError(f"a lab has 1 to {MOST_NODES} nodes, not {count}", remedy="Choose another number.")
+    return tuple(Node(f"{name}-{n}", str(network[FIRST_NODE + n - 1])) for n in range(1, count + 1))
+
+
+def parse_binds(values: Sequence[str]) -> tuple[Bind, ...]:
+    """``SRC:DST`` values as binds.
+
+    Raises:
+        InputError: a value has not that form, or the source does not exist.
+    """
+    binds = []
+    for value in values:
+        source, colon, target = value.partition(":")
+        if not (colon and source and target.startswith("/")) or ":" in target:
+            raise InputError(
+                f"{value!r} is not SRC:DST with an absolute DST", remedy="Write it as /path/here:/path/in/node."
+            )
+        path = Path(source).resolve()
+        if not path.exists():
+            raise InputError("the path to bind does not exist", where=source, remedy="Make it, or name another path.")
+        if ":" in str(path):
+            raise InputError("a path with a colon cannot be bound", where=str(path), remedy="Rename it.")
+        binds.append(Bind(path, target))
+    return tuple(binds)

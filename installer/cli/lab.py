@@ -88,12 +88,11 @@ def list_labs(ctx: typer.Context) -> None:
 
     from installer.lab.lab import labs
 
-    table = Table("lab", "network", "state", "nodes", box=None)
+    table = Table("node", "address", "state of its lab", box=None)
     found = labs()
     for lab, is_up in found:
-        table.add_row(
-            lab.name, lab.prefix, "up" if is_up else "broken", " ".join(f"{n.name}={n.address}" for n in lab.nodes)
-        )
+        for node in lab.nodes:
+            table.add_row(node.name, node.address, "up" if is_up else "broken")
     screen_of(ctx).result({"labs": [_document(lab) | {"up": is_up} for lab, is_up in found]}, table)
 
 

@@ -135,7 +135,7 @@ class Apt:
 
     def _apt(self, *args: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         env = {"APT_CONFIG": str(self.path / "apt.conf"), "LC_ALL": "C.UTF-8"}
-        return run(["apt-get", "-qq", *args], env=env, ok=(0, 100), timeout_s=timeout_s, package="apt")
+        return run(["apt-get", "-q", *args], env=env, ok=(0, 100), timeout_s=timeout_s, package="apt")
 
     def _keyring(self, source: Path, number: int) -> Path:
         try:
@@ -186,6 +186,8 @@ Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
 Acquire::Retries "2";
+// With the delay, apt 2.6 waits forever when a host answers on one port and not on another.
+Acquire::Retries::Delay "false";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 // Which hash --print-uris prints; the default of apt 2.6 is MD5.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from engine import durable
 from engine.errors import ApplianceError, InputError, ResourceError
 from engine.process import run
 from engine.report import Report, Silent
-from installer.lab import cgroups, network, node, rootfs, state
+from installer.lab import cgroups, disk, network, node, rootfs, state
 from installer.lab.plan import RELEASES, Bind, Node, check_name, free_network, names_of, nodes_of, parse_binds
 
 END_S = 30.0  # how long killed processes may take to disappear
@@ -34,8 +35,8 @@ class Lab:
 
     def ssh(self, address: str) -> list[str]:
         """The start of a command line that runs its remaining arguments on a node."""
-        options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5")
-        options += (f"UserKnownHostsFile={self.known_hosts}",)
+        options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5"]
+        options += [f"UserKnownHostsFile={self.known_hosts}", "LogLevel=ERROR"]
         flat = [part for option in options for part in ("-o", option)]
         return ["ssh", "-F", "/dev/null", "-i", str(self.key), *flat, f"root@{address}"]
 
@@ -118,6 +119,7 @@ def _register(name: str, nodes: int, release: str, owner: state.Process | None) 
             maker=maker,
             owner=owner,
             cgroups=cgroups.plan(names_of(name).bridge),
+            mark=secrets.token_hex(16),
         )
         record.write()
     return record
@@ -136,18 +138,24 @@ def _lab(record: state.State) -> Lab:
 
 
 def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Report) -> Lab:
-    lab, names = _lab(record), names_of(record.name)
+    lab, names, mark = _lab(record), names_of(record.name), record.environment
     task = f"lab {lab.name}"
     report.begin(task)
     report.say(f"{task}: network {lab.prefix}")
-    network.up(names, IPv4Network(lab.prefix))
+    network.up(names, IPv4Network(lab.prefix), mark)
     report.say(f"{task}: disks")
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {lab.name}", "-f", lab.key])
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {lab.name}", "-f", lab.key], env=mark)
     public = lab.key.with_suffix(".pub").read_text().strip()
     known = ""
     for one in lab.nodes:
-        host_key = node.prepare(
-            lab.name, one, lower=lower, host_address=lab.host_address, public_key=public, peers=lab.nodes
+        host_key = disk.prepare(
+            lab.name,
+            one,
+            lower=lower,
+            host_address=lab.host_address,
+            public_key=public,
+            peers=lab.nodes,
+            environment=mark,
         )
         known += f"{one.address},{one.name} {host_key}\n"
         report.say(f"{task}: disk of {one.name}")
@@ -158,7 +166,16 @@ def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Repo
         groups = cgroups.make(record.cgroups, machine)
         log = record.directory / f"{one.name}.log"
         machines.append(
-            node.start(lab.name, one, machine=machine, bridge=lab.bridge, binds=binds, cgroups=groups, log=log)
+            node.start(
+                lab.name,
+                one,
+                machine=machine,
+                bridge=lab.bridge,
+                binds=binds,
+                cgroups=groups,
+                environment=mark,
+                log=log,
+            )
         )
         replace(record, machines=tuple(machines)).write()
         report.say(f"{task}: boot of {one.name}")
@@ -189,14 +206,14 @@ def down(name: str, *, report: Report = Silent()) -> bool:  # noqa: B008 - it ha
 def _remove(name: str) -> None:
     """Remove all that belongs to a lab. Its record goes last, so that a killed removal can be repeated."""
     record, names = state.read(name), names_of(name)
-    groups = record.cgroups if record else ()
+    groups, mark = (record.cgroups, record.environment) if record else (cgroups.plan(names.bridge), {})
     deadline = time.monotonic() + END_S
-    while pids := node.processes(name) | cgroups.pids(groups):
+    while pids := node.processes(name, mark) | cgroups.pids(groups):
         if time.monotonic() > deadline:
             raise ApplianceError(f"processes of lab {name} do not end: {sorted(pids)}", remedy="Look at them with ps.")
         node.kill(pids)
         time.sleep(0.02)
-    node.discard(name)
+    disk.discard(name, names.machine_prefix)
     network.down(names)
     while not cgroups.remove(groups):
         if time.monotonic() > deadline:
@@ -223,12 +240,13 @@ def sweep(*, report: Report = Silent()) -> list[str]:  # noqa: B008 - it has no 
                 _remove(name)
                 swept.append(name)
                 report.say(f"lab {name} had no owner left and is down")
+    state.drop_stale_locks()
     return swept
 
 
 def _abandoned(name: str) -> bool:
     record = state.read(name)
-    return record is None or record.orphaned()
+    return record.orphaned() if record else not state.recorded(name)
 
 
 def find(name: str) -> Lab | None:

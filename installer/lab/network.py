@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -39,15 +40,16 @@ table inet {names.table} {{
 """
 
 
-def up(names: Names, network: IPv4Network) -> None:
+def up(names: Names, network: IPv4Network, environment: Mapping[str, str]) -> None:
     """Make the table, then the bridge: no packet passes a bridge that has no rules yet."""
-    run(["nft", "-f", "-"], stdin=rules(names, str(network[1])), package="nftables")
-    run(["ip", "link", "add", names.bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
+    run(["nft", "-f", "-"], stdin=rules(names, str(network[1])), package="nftables", env=environment)
+    bridge = ["type", "bridge", "stp_state", "0", "forward_delay", "0"]
+    run(["ip", "link", "add", names.bridge, *bridge], env=environment)
     ipv6 = Path(f"/proc/sys/net/ipv6/conf/{names.bridge}/disable_ipv6")
     if ipv6.exists():
         ipv6.write_text("1\n")
-    run(["ip", "address", "add", f"{network[1]}/{network.prefixlen}", "dev", names.bridge])
-    run(["ip", "link", "set", names.bridge, "up"])
+    run(["ip", "address", "add", f"{network[1]}/{network.prefixlen}", "dev", names.bridge], env=environment)
+    run(["ip", "link", "set", names.bridge, "up"], env=environment)
 
 
 def down(names: Names) -> None:

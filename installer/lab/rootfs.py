@@ -18,7 +18,7 @@ from installer.lab.state import locked
 PACKAGES = (
     "ca-certificates", "dbus", "iproute2", "kmod", "openssh-server", "procps", "python3", "sudo", "systemd", "systemd-sysv",
 )  # fmt: skip
-RECIPE = 1  # count up when the steps below change, so that old caches are not used
+RECIPE = 2  # count up when the steps below change, so that old caches are not used
 APT = Path("/etc/apt")
 
 
@@ -43,20 +43,23 @@ def ensure(release: str, report: Report) -> Path:
     cache = cache_dir()
     if re.search(r"[,:\\\s]", str(cache)):
         raise InputError("the cache path has a character that mount cannot take", where=str(cache))
-    root = cache / key(release)
+    made = cache / key(release)
+    root = made / "root"
     if root.is_dir():
         return root
-    with disk_errors(cache), locked(cache / f".{root.name}.lock"):
+    with disk_errors(cache), locked(cache / f".{made.name}.lock"):
         if root.is_dir():
             return root
-        for stale in cache.glob(f".{root.name}.*.tmp"):
+        for stale in cache.glob(f".{made.name}.*.tmp"):
             shutil.rmtree(stale)
         task = f"lab: root file system of {release}"
         report.begin(task)
-        temporary = cache / f".{root.name}.{secrets.token_hex(4)}.tmp"
+        temporary = cache / f".{made.name}.{secrets.token_hex(4)}.tmp"
         try:
-            _build(release, temporary)
-            temporary.rename(root)
+            temporary.mkdir()  # apt's own user must reach it while it is made
+            _build(release, temporary / "root")
+            temporary.chmod(0o700)  # it holds set-uid programs that nobody here may run
+            temporary.rename(made)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

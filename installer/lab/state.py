@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from installer.lab.plan import Node
 
 RUN = Path("/run/appliance/lab")  # gone after a reboot, like the processes it describes
 DISK = Path("/var/lib/appliance/lab")  # what nodes write; too big for memory
+MARK = "APPLIANCE_LAB_MARK"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ class State:
     maker: Process
     owner: Process | None  # None: stays until it is taken down
     cgroups: tuple[str, ...]  # directories made for it, one for each hierarchy
+    mark: str  # random; in the environment of every process started for it
     machines: tuple[Process, ...] = ()
     ready: bool = False
 
     @property
     def directory(self) -> Path:
         return RUN / self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What marks a process as started for this lab, so that it is found when its maker was killed."""
+        return {MARK: self.mark}
 
     def orphaned(self) -> bool:
         """Whether nobody is left who would take it down: its owner ended, or its maker ended half way."""
@@ -85,11 +92,17 @@ def read(name: str) -> State | None:
             maker=Process(**raw["maker"]),
             owner=Process(**raw["owner"]) if raw["owner"] else None,
             cgroups=tuple(raw["cgroups"]),
+            mark=raw["mark"],
             machines=tuple(Process(**m) for m in raw["machines"]),
             ready=raw["ready"],
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def recorded(name: str) -> bool:
+    """Whether lab ``name`` has a record, also one of another version that ``read`` cannot take."""
+    return (RUN / name / "state.json").exists()
 
 
 def known() -> list[str]:
@@ -98,7 +111,7 @@ def known() -> list[str]:
     return sorted({d.name for d in places if d.is_dir() and not d.name.startswith(".")})
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold ``path`` against other processes; wait for as long as another holds it. The file is gone afterwards."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -124,6 +137,19 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
+
+
+def drop_stale_locks() -> None:
+    """Delete lock files whose holders were killed."""
+    for path in RUN.glob(".*.lock"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(fd, path):
+                    path.unlink()
+            finally:
+                os.close(fd)
 
 
 def lab_lock(name: str) -> Path:

@@ -66,14 +66,18 @@ class Site:
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[Site]:
-    """A site below ``root`` until the end of the block."""
+def serve(root: Path, address: str = "127.0.0.1") -> Iterator[Site]:
+    """A site below ``root`` until the end of the block.
+
+    Args:
+        address: of loopback. Sites that one apt reads need different ones: apt gives an address up for all its ports.
+    """
     root.mkdir(parents=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root)))
+    server = http.server.ThreadingHTTPServer((address, 0), partial(_Quiet, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield Site(root, f"http://127.0.0.1:{server.server_port}/")
+        yield Site(root, f"http://{address}:{server.server_port}/")
     finally:
         server.shutdown()
         server.server_close()

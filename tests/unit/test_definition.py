@@ -64,9 +64,17 @@ def test_a_good_definition_is_read(tmp_path: Path) -> None:
         ("    path: model\n", "", "give either path or hub"),
         ("    path: model\n", "    path: model\n    hub: org/model\n", "give either path or hub"),
         ("    revision: 0123456789012345678901234567890123456789\n", "", "a hub repository needs revision"),
-        ("revision: 0123456789012345678901234567890123456789", "revision: main", "d.yml:13: models.1.revision: String should match"),
+        (
+            "revision: 0123456789012345678901234567890123456789",
+            "revision: main",
+            "d.yml:13: models.1.revision: String should match",
+        ),
         ("profiles: [gpu]\nfiles", "profiles: [cpu]\nfiles", "d.yml:14: models.1.profiles.0: Input should be"),
-        ("profiles: [gpu]\nfiles", "profiles: []\nfiles", "d.yml:14: models.1.profiles: Tuple should have at least 1 item"),
+        (
+            "profiles: [gpu]\nfiles",
+            "profiles: []\nfiles",
+            "d.yml:14: models.1.profiles: Tuple should have at least 1 item",
+        ),
         ("name: a.txt", "name: ../a.txt", "d.yml:16: files.0.name: String should match"),
         ("sha256: a", "sha256: xa", "d.yml:18: files.0.sha256: String should match"),
         ("name: demo", "name: [", "not valid YAML"),
@@ -94,7 +102,9 @@ def parsed() -> Definition:
 
 
 def artifact(path: str, content: str = "0", profile: str = "gpu") -> Artifact:
-    return Artifact(path=path, kind="files", name=path, size=1, sha256=content * 64, source="file:x", profiles=(profile,))  # type: ignore[arg-type]
+    return Artifact(
+        path=path, kind="files", name=path, size=1, sha256=content * 64, source="file:x", profiles=(profile,)
+    )  # type: ignore[arg-type]
 
 
 def test_a_lock_is_the_same_text_whatever_the_order_of_discovery() -> None:

@@ -38,7 +38,9 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_an_import_holds_every_signed_file_and_a_second_one_copies_nothing(depot: Depot, bundle: Bundle, root: Path) -> None:
+def test_an_import_holds_every_signed_file_and_a_second_one_copies_nothing(
+    depot: Depot, bundle: Bundle, root: Path
+) -> None:
     first = depot.import_bundle(bundle.path, root_json=root)
     assert first.changed
     assert first.copied == sum(len(d) for d in FILES.values()) + len(b"a bundle\n")
@@ -50,7 +52,12 @@ def test_an_import_holds_every_signed_file_and_a_second_one_copies_nothing(depot
 
 def test_a_view_is_a_complete_repository_for_nodes(depot: Depot, bundle: Bundle, root: Path) -> None:
     view = depot.import_bundle(bundle.path, root_json=root).view
-    assert {p.name for p in (view / "metadata").iterdir()} == {"1.root.json", "timestamp.json", "snapshot.json", "targets.json"}
+    assert {p.name for p in (view / "metadata").iterdir()} == {
+        "1.root.json",
+        "timestamp.json",
+        "snapshot.json",
+        "targets.json",
+    }
 
 
 def test_a_later_change_of_the_medium_does_not_reach_the_depot(depot: Depot, bundle: Bundle, root: Path) -> None:
@@ -92,7 +99,9 @@ def test_a_flipped_bit_stops_the_import_and_is_named(depot: Depot, bundle: Bundl
         (lambda b: os.symlink("a.txt", b / "content/files/link"), "not as signed"),
     ],
 )
-def test_a_wrong_listing_is_refused_before_anything_is_copied(depot: Depot, bundle: Bundle, root: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_listing_is_refused_before_anything_is_copied(
+    depot: Depot, bundle: Bundle, root: Path, change, said: str
+) -> None:  # type: ignore[no-untyped-def]
     change(bundle.path)
     with pytest.raises(TrustError, match=said):
         depot.import_bundle(bundle.path, root_json=root)
@@ -111,7 +120,9 @@ def test_an_older_bundle_is_refused_after_a_newer_one(depot: Depot, tmp_path: Pa
     assert depot.releases() == ["demo-1.1.0"]
 
 
-def test_too_little_space_is_said_before_anything_is_copied(depot: Depot, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_said_before_anything_is_copied(
+    depot: Depot, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(depots.shutil, "disk_usage", lambda _p: usage._replace(free=1000))
     with pytest.raises(ResourceError, match="bytes too few are free"):

@@ -1,0 +1,54 @@
+"""`appliance depot`: what the control host holds, and serving it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, screen_of
+
+app = typer.Typer(help="Look at the depot, or serve it to nodes by hand.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_releases(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
+    """List the releases that were imported.
+
+    Example: appliance depot list --json
+    """
+    from installer.depot import Depot
+
+    releases = Depot(depot).releases()
+    screen_of(ctx).result({"depot": str(depot), "releases": releases}, "\n".join(releases) or "the depot is empty")
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    address: Annotated[str, typer.Option(help="Address to listen on, as nodes see it.")],
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7443,
+    bundles: Annotated[Path | None, typer.Option(help="Directory of bundles to serve in place of the depot's.")] = None,
+    ca: Annotated[Path, typer.Option("--ca", help="Directory of the site's certificate authority.")] = Path(
+        "/var/lib/appliance/ca"
+    ),
+    depot: DepotDir = DEFAULT_DEPOT,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Serve the depot over mutual TLS until interrupted. `install` does this by itself while it runs.
+
+    Example: appliance depot serve --address 192.0.2.5
+    """
+    from installer.site import controlpki
+    from installer.site.serve import serving
+    from installer.trust.secret import passphrase, private_copy
+
+    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
+    with private_copy(secret) as secret_file:
+        tls = controlpki.server_tls(ca, secret_file, address)
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with serving(bundles or depot / "bundles", address, port, tls) as url:
+        screen_of(ctx).say(f"serving {bundles or depot / 'bundles'} at {url}")
+        signal.pause()

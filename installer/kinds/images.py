@@ -62,7 +62,7 @@ def _pin(work: Work, image: Image) -> tuple[str, bytes]:
         with _temporary(work) as directory:
             return source, skopeo.pull(image, source, arch, Path(directory))
     registry = skopeo.Registry.parse(image.source)
-    raw = skopeo.manifest(image, image.source)
+    raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source)
     if chosen := oci.choose(raw, arch):
         raw = skopeo.manifest(image, registry.at(chosen))
     digest = "sha256:" + hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,120 @@
+"""`appliance certs`: the site's certificate authority."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.options import PassphraseFile, screen_of
+
+app = typer.Typer(help="The site's offline certificate authority.", no_args_is_help=True, rich_markup_mode=None)
+CaDir = Annotated[Path, typer.Option("--dir", "--ca", help="Directory of the certificate authority.")]
+DEFAULT = Path("/var/lib/appliance/ca")
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    directory: CaDir = DEFAULT,
+    name: Annotated[str, typer.Option(help="Common name of the authority.")] = "appliance site CA",
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make the authority. `appliance install` does this by itself on the first install.
+
+    Example: appliance certs init --dir /var/lib/appliance/ca
+    """
+    from installer.pki import Authority, utc_now
+    from installer.trust.secret import passphrase
+
+    authority = Authority(directory)
+    authority.create(
+        name, passphrase(passphrase_file, purpose="the certificate authority", confirm=True), now=utc_now()
+    )
+    screen_of(ctx).result({"certificate": str(authority.certificate_path)}, f"Made {authority.certificate_path}")
+
+
+@app.command()
+def client(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the client; it appears in the gateway's log.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for NAME.crt, NAME.key and ca.crt.")],
+    directory: CaDir = DEFAULT,
+    days: Annotated[int, typer.Option(help="Days until the certificate expires.", min=1, max=825)] = 90,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Issue a certificate for a client of the gateway.
+
+    Example: appliance certs client team-a --out ./team-a
+    """
+    import re
+
+    from engine import durable
+    from engine.errors import InputError
+    from installer.pki import Authority, utc_now
+    from installer.trust.secret import passphrase
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise InputError(f"{name!r} is no name for a client", remedy="Use letters, digits, dot, dash and underscore.")
+    if (out / f"{name}.key").exists():
+        raise InputError(
+            "there is a key of that name already",
+            where=str(out / f"{name}.key"),
+            remedy="Use another directory; keys are never overwritten.",
+        )
+    authority = Authority(directory)
+    secret = passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
+    key, certificate = authority.issue(kind="client", name=name, names=[], passphrase=secret, days=days, now=utc_now())
+    durable.write(out / f"{name}.key", key, mode=0o600)
+    durable.write(out / f"{name}.crt", certificate)
+    durable.write(out / "ca.crt", authority.certificate_path.read_bytes())
+    screen_of(ctx).result(
+        {
+            "certificate": str(out / f"{name}.crt"),
+            "key": str(out / f"{name}.key"),
+            "ca": str(out / "ca.crt"),
+            "days": days,
+        },
+        f"Issued {out / name}.crt for {days} days; hand it over with {name}.key and ca.crt",
+    )
+
+
+@app.command("list")
+def list_issued(ctx: typer.Context, directory: CaDir = DEFAULT) -> None:
+    """List what was issued, with the days left.
+
+    Example: appliance certs list --json
+    """
+    from rich.table import Table
+
+    from installer.pki import Authority, utc_now
+
+    now = utc_now()
+    table = Table("kind", "name", "days left", "serial", "revoked", box=None)
+    entries = Authority(directory).register()
+    for entry in entries:
+        table.add_row(entry.kind, entry.name, str(entry.days_left(now)), entry.serial, entry.revoked[:10])
+    screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now)} for e in entries], table)
+
+
+@app.command()
+def revoke(
+    ctx: typer.Context,
+    which: Annotated[str, typer.Argument(help="Serial, or name to revoke everything issued to it.")],
+    directory: CaDir = DEFAULT,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Revoke certificates. The next install carries the list to every node.
+
+    Example: appliance certs revoke team-a
+    """
+    from installer.pki import Authority, utc_now
+    from installer.trust.secret import passphrase
+
+    secret = passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
+    hit = Authority(directory).revoke(which, passphrase=secret, now=utc_now())
+    screen_of(ctx).result(
+        [vars(e) for e in hit],
+        f"Revoked {len(hit)}: {', '.join(e.serial for e in hit)}. Run `appliance install` to carry the list to every node.",
+    )

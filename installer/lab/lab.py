@@ -180,7 +180,9 @@ def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Repo
         replace(record, machines=tuple(machines)).write()
         report.say(f"{task}: boot of {one.name}")
     for one, started in zip(lab.nodes, machines, strict=True):
-        answer = node.wait_ready(one, started, lab.ssh(one.address), record.directory / f"{one.name}.log")
+        answer = node.wait_ready(
+            one, started, lab.ssh(one.address), environment=mark, log=record.directory / f"{one.name}.log"
+        )
         report.say(f"{task}: {one.name} at {one.address} is {answer}")
     replace(record, machines=tuple(machines), ready=True).write()
     report.end(task)

@@ -52,7 +52,7 @@ def start(
     return process(child.pid) or Process(child.pid, 0)
 
 
-def wait_ready(node: Node, started: Process, ssh: Sequence[str], log: Path) -> str:
+def wait_ready(node: Node, started: Process, ssh: Sequence[str], *, environment: Mapping[str, str], log: Path) -> str:
     """Wait until the node has booted and answers over SSH; return systemd's word for its state.
 
     Raises:
@@ -64,7 +64,7 @@ def wait_ready(node: Node, started: Process, ssh: Sequence[str], log: Path) -> s
         if not started.alive():
             raise _failed(node, "ended while it booted", log)
         with contextlib.suppress(ApplianceError):
-            done = run([*ssh, "systemctl is-system-running --wait"], ok=(0, 1, 255), timeout_s=READY_S)
+            done = run([*ssh, "systemctl is-system-running --wait"], ok=(0, 1, 255), env=environment, timeout_s=READY_S)
             answer = done.stdout.strip() or done.stderr.strip()
             if answer in ("running", "degraded"):
                 return answer

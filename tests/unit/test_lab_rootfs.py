@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,27 @@ def test_a_root_is_made_once_and_appears_whole_or_not_at_all(tmp_path: Path, mon
     assert (first / "file").read_text() == "x"
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [rootfs.key("bookworm")]
     assert first.parent.stat().st_mode & 0o077 == 0
+
+
+def test_two_callers_at_once_make_one_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_LAB_CACHE", str(tmp_path / "cache"))
+    both = threading.Barrier(2, timeout=30)
+    made: list[Path] = []
+
+    def build(_release: str, root: Path) -> None:
+        made.append(root)
+        root.mkdir()
+
+    monkeypatch.setattr(rootfs, "_build", build)
+
+    def call(_: int) -> Path:
+        both.wait()
+        return rootfs.ensure("bookworm", Silent())
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(call, range(2))
+    assert first == second
+    assert len(made) == 1
 
 
 def test_a_cache_path_that_mount_would_misread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,13 +47,22 @@ class Downloader:
     Args:
         pool: connections to use for every URL (a node passes one with its client certificate);
             None picks one per scheme and host from the environment.
+        headers: more headers for a URL, for sources that want a token; never sent along a redirect to another host.
     """
 
-    def __init__(self, blobs: Blobs, *, pool: urllib3.PoolManager | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        pool: urllib3.PoolManager | None = None,
+        report: Report | None = None,
+        headers: Callable[[str], dict[str, str]] = lambda _url: {},
+    ) -> None:
         self._blobs = blobs
         self._pool = pool
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._report = report or Silent()
+        self._headers = headers
 
     def fetch_all(self, items: Iterable[Item], *, task: str = "fetch") -> int:
         """Bring all items in, in parallel. Stops at the first failure and raises it; what arrived stays.
@@ -120,6 +129,7 @@ class Downloader:
         reason = ""
         for _attempt in range(RETRIES):
             headers = {"Range": f"bytes={incoming.done}-"} if incoming.done else {}
+            headers |= self._headers(item.url)
             try:
                 with self.open(item.url, headers) as response:
                     if incoming.done and response.status != 206:

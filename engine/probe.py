@@ -53,11 +53,17 @@ def ask_token(path: Path, model: str, timeout_s: float) -> Answer:
         response = connection.getresponse()
         raw = response.read(MAX_ANSWER)
     except (OSError, http.client.HTTPException) as error:
-        raise ApplianceError(f"the model does not answer: {error}", where=str(path), remedy="Look at the unit's journal.") from error
+        raise ApplianceError(
+            f"the model does not answer: {error}", where=str(path), remedy="Look at the unit's journal."
+        ) from error
     finally:
         connection.close()
     if response.status != 200:
-        raise ApplianceError(f"the model answers {response.status}: {raw[:300].decode(errors='replace')}", where=str(path), remedy="Look at the unit's journal.")
+        raise ApplianceError(
+            f"the model answers {response.status}: {raw[:300].decode(errors='replace')}",
+            where=str(path),
+            remedy="Look at the unit's journal.",
+        )
     return Answer(model, _tokens(raw, path), round(time.monotonic() - begin, 3))
 
 
@@ -65,9 +71,13 @@ def _tokens(raw: bytes, path: Path) -> int:
     try:
         tokens = int(json.loads(raw)["usage"]["completion_tokens"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ApplianceError("the model's answer is not what the API promises", where=str(path), remedy="Look at the unit's journal.") from error
+        raise ApplianceError(
+            "the model's answer is not what the API promises", where=str(path), remedy="Look at the unit's journal."
+        ) from error
     if tokens < 1:
-        raise ApplianceError("the model answered without a token", where=str(path), remedy="Look at the unit's journal.")
+        raise ApplianceError(
+            "the model answered without a token", where=str(path), remedy="Look at the unit's journal."
+        )
     return tokens
 
 

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import bundle, certs, install, keys, lab, model
+from installer.cli import bundle, certs, depot, install, keys, lab, model
 from installer.cli.screen import Screen
 
 EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
@@ -34,7 +34,7 @@ app.add_typer(build_app, name="build")
 for command in (bundle.verify, bundle.inspect, bundle.schema, install.install):
     app.command(epilog=EPILOG)(command)
 app.command("import", epilog=EPILOG)(install.import_bundle)
-for name, sub in (("certs", certs.app), ("model", model.app), ("lab", lab.app)):
+for name, sub in (("depot", depot.app), ("certs", certs.app), ("model", model.app), ("lab", lab.app)):
     app.add_typer(sub, name=name)
 
 

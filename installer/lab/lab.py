@@ -71,7 +71,10 @@ def up(
     if owner_pid is not None and owner is None:
         raise InputError(f"the owner, process {owner_pid}, does not run")
     _demand_root_and_tools()
-    sweep(report=report)
+    try:
+        sweep(report=report)
+    except ApplianceError as error:
+        report.say(f"an abandoned lab stays: {error}")  # it is not in the way of this one
     lower = rootfs.ensure(release, report)
     with state.locked(state.lab_lock(name)):
         _make_room(name)
@@ -198,11 +201,11 @@ def down(name: str, *, report: Report = Silent()) -> bool:  # noqa: B008 - it ha
     check_name(name)
     _demand_root_and_tools()
     with state.locked(state.lab_lock(name)):
-        if name not in state.known():
-            return False
-        _remove(name)
-    report.say(f"lab {name} is down")
-    return True
+        there = name in state.known() or bool(node.processes(name, {}))
+        _remove(name)  # also when nothing is on record: what is named after the lab goes with it
+    if there:
+        report.say(f"lab {name} is down")
+    return there
 
 
 def _remove(name: str) -> None:
@@ -231,18 +234,27 @@ def _remove(name: str) -> None:
 
 
 def sweep(*, report: Report = Silent()) -> list[str]:  # noqa: B008 - it has no state
-    """Take down every lab that nobody is left to take down; return their names."""
+    """Take down every lab that nobody is left to take down; return their names.
+
+    Raises:
+        ApplianceError: one could not be removed; the others were.
+    """
     _demand_root_and_tools()
-    swept = []
-    for name in state.known():
-        if not _abandoned(name):
-            continue
+    swept, errors = [], []
+    for name in filter(_abandoned, state.known()):
         with state.locked(state.lab_lock(name)):
-            if name in state.known() and _abandoned(name):
+            if name not in state.known() or not _abandoned(name):
+                continue  # somebody else was faster
+            try:
                 _remove(name)
-                swept.append(name)
-                report.say(f"lab {name} had no owner left and is down")
+            except ApplianceError as error:
+                errors.append(error)
+                continue
+        swept.append(name)
+        report.say(f"lab {name} had no owner left and is down")
     state.drop_stale_locks()
+    if errors:
+        raise errors[0]
     return swept
 
 

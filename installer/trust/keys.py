@@ -23,7 +23,7 @@ from engine.errors import InputError, TrustError
 from installer import openpgp
 
 ROLES = ("targets", "snapshot", "timestamp")
-APT_KEY = "apt.asc"
+APT_KEY = "apt-signing-key.asc"
 ROOT = "root.json"
 
 

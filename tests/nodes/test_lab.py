@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from engine.errors import InputError, NodeError
 from engine.process import run
 from installer.cli.lab import app
 from installer.cli.screen import Screen
-from installer.lab import rootfs, state
+from installer.lab import rootfs
 from installer.lab.lab import Lab, down, sweep, up
 from installer.lab.plan import names_of
-from tests.nodes.traces import nspawn_locks, traces
+from tests.nodes.traces import traces
 
 pytestmark = pytest.mark.nodes
 TREE = Path(__file__).resolve().parents[2]
@@ -48,14 +47,6 @@ def dropped(lab: Lab, chain: str) -> int:
     rules = [item["rule"]["expr"] for item in listing["nftables"] if "rule" in item]
     counted: list[int] = [e["counter"]["packets"] for expr in rules for e in expr if "counter" in e]
     return sum(counted)
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """A lab name that nobody else has; whatever the test leaves goes away."""
-    unique = f"test-{secrets.token_hex(3)}"
-    yield unique
-    down(unique)
 
 
 @pytest.fixture(scope="module")
@@ -221,81 +212,6 @@ def test_a_node_that_cannot_boot_is_named_and_nothing_stays(
     with pytest.raises(NodeError, match="ended while it booted") as failed:
         up(name, owner_pid=os.getpid())
     assert failed.value.where == f"{name}-1"
-    assert traces(name) == set()
-
-
-def test_down_leaves_nothing_and_may_be_repeated(name: str) -> None:
-    assert traces(name) == set()
-    locks = nspawn_locks()
-    up(name, nodes=2, owner_pid=os.getpid())
-    kinds = {line.split()[0] for line in traces(name)}
-    assert kinds == {"process", "mount", "interface", "table", "group", "file"}
-    assert len(nspawn_locks() - locks) >= 2
-    own = nspawn_locks() - locks
-    assert down(name)
-    assert traces(name) == set()
-    assert own.isdisjoint(nspawn_locks())
-    assert not down(name)
-
-
-# Where the owner is killed: while it says that line, or, for a tool, right after it started the tool and did not wait.
-POINTS = [
-    "say network", "tool nft", "tool ip", "say disks", "tool mount", "tool ssh-keygen", "say disk of", "say boot of NAME-1",
-    "say boot of NAME-2", "tool ssh", "say NAME-1 at", "end",
-]  # fmt: skip
-OWNER = """
-import os, signal, subprocess, sys
-name, kind, what = sys.argv[1], sys.argv[2], sys.argv[3]
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-class Report:
-    def say(self, text):
-        if kind == "say" and what in text: die()
-    def begin(self, task, total_bytes=None): pass
-    def advance(self, task, n_bytes): pass
-    def end(self, task):
-        if kind == "end" and task == f"lab {name}": die()
-
-from installer.lab import disk, lab, network, node
-for module in (disk, lab, network, node):
-    def run(argv, _run=module.run, **options):
-        if kind == "tool" and argv[0] == what and options.get("env"):
-            tool = subprocess.Popen(
-                [str(a) for a in argv], env={**os.environ, **options["env"]}, stdin=subprocess.PIPE
-            )
-            tool.stdin.write((options.get("stdin") or "").encode())
-            die()
-        return _run(argv, **options)
-    module.run = run
-
-lab.up(name, nodes=2, owner_pid=os.getpid(), report=Report())
-"""
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_owner_leaves_what_sweep_takes_away(name: str, point: str) -> None:
-    kind, _, what = point.replace("NAME", name).partition(" ")
-    owner = subprocess.run(
-        [sys.executable, "-c", OWNER, name, kind, what],
-        cwd=TREE,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert owner.returncode == -signal.SIGKILL, owner.stderr
-    assert traces(name) != set()
-    assert name in sweep()
-    assert traces(name) == set()
-
-
-def test_a_reboot_s_disks_are_swept(name: str) -> None:
-    """After a reboot /run is empty and the disks are still there."""
-    place = state.DISK / name / f"{name}-1/upper"
-    place.mkdir(parents=True)
-    assert name in sweep()
     assert traces(name) == set()
 
 

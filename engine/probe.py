@@ -1,4 +1,7 @@
-"""Ask a served model for one token. A server that answers but cannot generate is not ready."""
+"""Ask a served model for one token. A server that answers but cannot generate is not ready.
+
+Only the standard library: the unit's start waits for this, and it must run before anything else of a release does.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,37 @@ import argparse
 import http.client
 import json
 import socket
+import ssl
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from engine.errors import ApplianceError
+from engine.errors import ApplianceError, InputError
 
 MAX_ANSWER = 1 << 20  # bytes; a completion of one token is a few hundred
 PAUSE_S = 0.5  # between attempts while a server starts
-ATTEMPT_S = 60.0
+SHOWN = 300  # bytes of a refusal that are worth a person's time
+
+_JOURNAL = "Look at the unit's journal: journalctl -u 'appliance-vllm@*'."
+
+
+@dataclass(frozen=True)
+class Https:
+    """A server behind TLS. ``context`` holds whom to trust and, for mutual TLS, the certificate to show."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext
+
+    def __str__(self) -> str:
+        return f"https://{self.host}:{self.port}"
+
+
+Target = Path | Https  # a path is a unix socket
 
 
 @dataclass(frozen=True)
@@ -39,73 +64,161 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask_token(path: Path, model: str, timeout_s: float) -> Answer:
-    """One generated token through the socket.
+def ask_token(target: Target, model: str, timeout_s: float) -> Answer:
+    """One generated token. No redirect is followed, and the answer is at most ``MAX_ANSWER`` bytes.
+
+    A plain completion rather than a chat: it needs no chat template, so it works for every model that generates.
 
     Raises:
-        ApplianceError: no connection, another status than 200, or an answer without a token.
+        ApplianceError: no connection, no whole answer within ``timeout_s`` seconds, another status than 200, or an
+            answer without a token.
     """
     begin = time.monotonic()
-    body = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1, "temperature": 0}
-    connection = _UnixConnection(path, timeout_s)
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        raw = response.read(MAX_ANSWER)
-    except (OSError, http.client.HTTPException) as error:
-        raise ApplianceError(
-            f"the model does not answer: {error}", where=str(path), remedy="Look at the unit's journal."
-        ) from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise ApplianceError(
-            f"the model answers {response.status}: {raw[:300].decode(errors='replace')}",
-            where=str(path),
-            remedy="Look at the unit's journal.",
-        )
-    return Answer(model, _tokens(raw, path), round(time.monotonic() - begin, 3))
+    body = {"model": model, "prompt": "ping", "max_tokens": 1, "temperature": 0, "stream": False}
+    status, raw = _post(target, "/v1/completions", json.dumps(body), timeout_s)
+    if status != 200:
+        raise _failure(target, f"the model answers {status}: {raw[:SHOWN].decode(errors='replace')}")
+    if len(raw) > MAX_ANSWER:
+        raise _failure(target, f"the model's answer is longer than {MAX_ANSWER} bytes")
+    return Answer(model, _tokens(raw, target), round(time.monotonic() - begin, 3))
 
 
-def _tokens(raw: bytes, path: Path) -> int:
-    try:
-        tokens = int(json.loads(raw)["usage"]["completion_tokens"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ApplianceError(
-            "the model's answer is not what the API promises", where=str(path), remedy="Look at the unit's journal."
-        ) from error
-    if tokens < 1:
-        raise ApplianceError(
-            "the model answered without a token", where=str(path), remedy="Look at the unit's journal."
-        )
-    return tokens
+def wait_for_token(target: Target, model: str, timeout_s: float, *, alive: Callable[[], bool] = lambda: True) -> Answer:
+    """Ask until a token comes. Only a server that does not listen yet is asked again; a wrong answer fails at once.
 
-
-def wait_for_token(path: Path, model: str, timeout_s: float) -> Answer:
-    """Ask until a token comes. Only a server that is not there yet is asked again; a wrong answer fails at once.
+    Args:
+        alive: whether the server that is waited for still runs; a dead one ends the wait.
 
     Raises:
-        ApplianceError: none came within ``timeout_s`` seconds.
+        ApplianceError: none came within ``timeout_s`` seconds, or the server ended.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return ask_token(path, model, min(ATTEMPT_S, max(1.0, deadline - time.monotonic())))
+            # The first token of a large model compiles kernels, so an attempt may take all the time that is left.
+            return ask_token(target, model, max(1.0, deadline - time.monotonic()))
         except ApplianceError as error:
-            starting = isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError))
-            if not starting or time.monotonic() >= deadline:
+            if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
                 raise
-            time.sleep(PAUSE_S)
+            if not alive():
+                raise _failure(target, "the server ended before it generated a token") from None
+            if time.monotonic() >= deadline:
+                raise _failure(target, f"no token came within {timeout_s:.0f} s") from error
+        time.sleep(PAUSE_S)
 
 
 def main(argv: list[str]) -> int:
     """`appliance-engine probe`: prints one JSON document."""
-    parser = argparse.ArgumentParser(prog="appliance-engine probe")
-    parser.add_argument("--socket", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
+    parser = argparse.ArgumentParser(prog="appliance-engine probe", description="Ask a served model for one token.")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket", type=Path, help="unix socket of the server")
+    where.add_argument("--url", help="https://HOST:PORT of the server")
+    parser.add_argument("--ca", type=Path, help="with --url: certificates to trust; default: the system's")
+    parser.add_argument("--cert", type=Path, help="with --url: certificate to show")
+    parser.add_argument("--key", type=Path, help="with --url: its key")
+    parser.add_argument("--model", required=True, help="name that the model is served by")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--wait", action="store_true", help="wait for a server that is starting")
+    parser.add_argument("--pid", type=int, help="with --wait: give up when this process is gone")
     options = parser.parse_args(argv)
-    ask = wait_for_token if options.wait else ask_token
-    print(json.dumps(asdict(ask(options.socket, options.model, options.timeout))))  # noqa: T201
+    target = options.socket or _https(options.url, options.ca, options.cert, options.key)
+    if options.wait:
+        answer = wait_for_token(target, options.model, options.timeout, alive=_watch(options.pid))
+    else:
+        answer = ask_token(target, options.model, options.timeout)
+    print(json.dumps(asdict(answer)))  # noqa: T201
     return 0
+
+
+def _post(target: Target, path: str, body: str, timeout_s: float) -> tuple[int, bytes]:
+    """Status and at most one byte more than ``MAX_ANSWER`` of the body, all within ``timeout_s`` seconds."""
+    connection = _connection(target, timeout_s)
+    late = threading.Event()
+    cut = None
+    try:
+        connection.connect()
+        # The socket's own timeout starts anew with every byte, so a server that drips would never end it.
+        cut = threading.Timer(timeout_s, _cut, [connection.sock, late])
+        cut.daemon = True
+        cut.start()
+        connection.request("POST", path, body, {"Content-Type": "application/json", "Connection": "close"})
+        response = connection.getresponse()
+        raw = response.read(MAX_ANSWER + 1)
+        if late.is_set():
+            raise TimeoutError
+    except (OSError, http.client.HTTPException) as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            raise _failure(target, f"the model did not answer within {timeout_s:g} s") from error
+        raise _failure(target, f"the model does not answer: {error or type(error).__name__}") from error
+    finally:
+        if cut is not None:
+            cut.cancel()
+        connection.close()
+    return response.status, raw
+
+
+def _connection(target: Target, timeout_s: float) -> http.client.HTTPConnection:
+    if isinstance(target, Https):
+        return http.client.HTTPSConnection(target.host, target.port, timeout=timeout_s, context=target.context)
+    return _UnixConnection(target, timeout_s)
+
+
+def _cut(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        # Not the method of an SSLSocket: that would change its state under the thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _tokens(raw: bytes, target: Target) -> int:
+    try:
+        tokens = int(json.loads(raw)["usage"]["completion_tokens"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _failure(target, "the model's answer is not what the API promises") from error
+    if tokens < 1:
+        raise _failure(target, "the model answered without a token")
+    return tokens
+
+
+def _failure(target: Target, what: str) -> ApplianceError:
+    return ApplianceError(what, where=str(target), remedy=_JOURNAL)
+
+
+def _https(url: str, ca: Path | None, certificate: Path | None, key: Path | None) -> Https:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+        raise InputError(f"{url} is not https://HOST:PORT", remedy="Give scheme, host and port only.")
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        if certificate:
+            context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(
+            f"the certificates cannot be used: {error}", remedy="Check the files given to --ca, --cert and --key."
+        ) from error
+    return Https(parts.hostname, parts.port or 443, context)
+
+
+def _watch(pid: int | None) -> Callable[[], bool]:
+    """Whether process ``pid`` is there; a child that nobody has waited for yet does not count."""
+
+    def alive() -> bool:
+        if pid is None:
+            return True
+        try:
+            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        except OSError:
+            return False
+        return state not in (b"Z", b"X")
+
+    return alive
+
+
+if __name__ == "__main__":
+    import sys
+
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ApplianceError as failure:
+        sys.stderr.write(f"{failure}\n")
+        sys.exit(failure.exit_code)

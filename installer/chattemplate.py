@@ -13,7 +13,7 @@ from jinja2 import Environment, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-LIMIT = 1 << 20  # characters; the longest templates in use have a few tens of thousands
+LIMIT = 256 << 10  # characters; the longest templates in use have a few tens of thousands
 DUNDER = re.compile(r"__[A-Za-z]\w*__")
 
 
@@ -35,22 +35,27 @@ def fault(template: str) -> str:
         # Parsed only, never rendered: escaping has no meaning here.
         tree = Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).parse(template)  # noqa: S701
         return next(_faults(tree), "")
-    except TemplateError as error:
+    except (TemplateError, ValueError) as error:  # ValueError: a number with thousands of digits
         return f"the chat template is not valid Jinja: {error}"
     except RecursionError:
         return "the chat template is nested too deeply"
 
 
 def _faults(tree: nodes.Template) -> Iterator[str]:
-    for node in tree.find_all((nodes.Getattr, nodes.Filter, nodes.Expr)):
+    # Without recursion: however deep an expression is, no part of it goes unseen.
+    waiting: list[tuple[nodes.Node, bool]] = [(tree, False)]
+    while waiting:
+        node, is_part = waiting.pop()
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             yield _touches(node.attr, node)
         elif isinstance(node, nodes.Filter) and node.name == "attr":
             yield f"the chat template reads attributes by computed names (line {node.lineno})"
         elif isinstance(node, nodes.Name) and DUNDER.fullmatch(node.name):
             yield _touches(node.name, node)
-        elif (text := _text(node)) and (found := DUNDER.search(text)):
+        elif not is_part and (found := DUNDER.search(_text(node))):
             yield _touches(found[0], node)
+        joins = isinstance(node, (nodes.Concat, nodes.Add))
+        waiting += [(child, joins) for child in node.iter_child_nodes()]
 
 
 def _touches(name: str, node: nodes.Node) -> str:
@@ -58,12 +63,14 @@ def _touches(name: str, node: nodes.Node) -> str:
 
 
 def _text(node: nodes.Node) -> str:
-    """The text an expression of constants amounts to, so that ``"__cl" ~ "ass__"`` hides nothing."""
-    match node:
-        case nodes.Const(value=str(text)):
-            return text
-        case nodes.Concat(nodes=parts):
-            return "".join(map(_text, parts))
-        case nodes.Add(left=left, right=right):
-            return _text(left) + _text(right)
-    return ""
+    """The text of a constant, or of joined ones, so that ``"__cl" ~ "ass__"`` hides nothing."""
+    text, waiting = "", [node]
+    while waiting:
+        match waiting.pop():
+            case nodes.Const(value=str(part)):
+                text += part
+            case nodes.Concat(nodes=parts):
+                waiting += reversed(parts)
+            case nodes.Add(left=left, right=right):
+                waiting += (right, left)
+    return text

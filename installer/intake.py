@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import TrustError
+from engine.tree import Entry, check_path, collisions
 from installer import chattemplate, modelcard, safetensors
 from installer.definition import Waiver
 
 WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
 JSON_LIMIT = 128 << 20  # bytes; the largest tokenizer.json in use has about 35 MB
-TEXT_LIMIT = 4 << 20  # bytes of a template; licence and card texts are not read further than the card's begin
+TEXT_LIMIT = 4 << 20  # bytes of a template that are read; one with more characters than chattemplate.LIMIT is refused
 ALLOWED = re.compile(
     r"\.(safetensors|json|jsonl|txt|md|jinja|jinja2|tiktoken)$|\.model(\.v\d+)?$"
     r"|(^|/)(licen[cs]e|copying|notice|use_policy|authors|citation)([._-][\w.-]*)?$",
@@ -35,16 +36,9 @@ PYTHON = re.compile(r"\.(py|pyc|pyo|pyd|pyx|pyw|pyz|so|whl|egg|ipynb)$", re.IGNO
 # How files begin that run code when loaded (pickle protocols 2 to 5, zip as torch.save writes it, gzip, ELF), whatever their name.
 CODE_MAGIC = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\x1f\x8b|\x7fELF")
 SENTENCEPIECE = b"\x0a"  # first field of the tokenizer's protocol buffer
+KINDS = {"link": "symbolic link", "special": "socket, pipe or device"}
 WAIVABLE = frozenset({"pickle", "python", "auto-map", "licence"})
 Read = Callable[[str, int], bytes]  # path, n: the first n bytes of the file, fewer when it is shorter
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of the model: path below its folder, size in bytes."""
-
-    path: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Finding:
 class Verdict:
     """The outcome. ``waived`` pairs findings with the operator's reasons; ``licence`` is an SPDX expression."""
 
-    taken: tuple[File, ...]
+    taken: tuple[Entry, ...]
     left_out: tuple[str, ...]
     refused: tuple[Finding, ...]
     waived: tuple[tuple[Finding, str], ...]
@@ -104,23 +98,20 @@ def remedy(refused: Iterable[Finding]) -> str:
 
 
 def examine(
-    files: Sequence[File],
+    files: Sequence[Entry],
     read: Read,
     *,
     include: Sequence[str] = (),
     licence: str = "",
     waivers: Sequence[Waiver] = (),
-    found: Sequence[Finding] = (),
 ) -> Verdict:
     """Judge a model folder.
 
     Args:
         include: shell patterns of paths to take (``*`` matches slashes too); all when empty.
         licence: the definition's word; stands above the model card's.
-        found: what whoever listed the files found wrong already.
     """
     taken, left_out, findings = _sort(files, include)
-    findings = [*found, *findings]
     tensors: dict[str, frozenset[str]] = {}
     documents: dict[str, Any] = {}
     for file in taken:
@@ -146,7 +137,7 @@ def examine(
     )
 
 
-def _sort(files: Sequence[File], include: Sequence[str]) -> tuple[list[File], list[str], list[Finding]]:
+def _sort(files: Sequence[Entry], include: Sequence[str]) -> tuple[list[Entry], list[str], list[Finding]]:
     """What is taken, what is left out, and what is refused by name alone. Hidden files are nobody's model."""
     taken, left_out, findings = [], [], []
     for file in sorted(files, key=lambda f: f.path):
@@ -155,6 +146,8 @@ def _sort(files: Sequence[File], include: Sequence[str]) -> tuple[list[File], li
             findings.append(Finding("path", ascii(path), problem))
         elif any(part.startswith(".") for part in path.split("/")) or not _included(path, include):
             continue
+        elif file.kind != "file":
+            findings.append(Finding("link", path, f"it is a {KINDS[file.kind]}, not a file of its own"))
         elif PICKLE.search(path):
             taken.append(file)
             findings.append(Finding("pickle", path, "its format can run code when it is loaded"))
@@ -164,9 +157,11 @@ def _sort(files: Sequence[File], include: Sequence[str]) -> tuple[list[File], li
         elif ALLOWED.search(path):
             taken.append(file)
         elif include:
-            findings.append(Finding("type", path, "include asks for it, but its type may not cross"))
+            findings.append(Finding("type", path, "include asks for it, but its type may not cross the gap"))
         else:
             left_out.append(path)
+    for one, other in collisions([f.path for f in taken]):
+        findings.append(Finding("path", other, f"on media that ignore case it is the same file as {one}"))
     return taken, left_out, findings
 
 
@@ -175,15 +170,15 @@ def _included(path: str, include: Sequence[str]) -> bool:
 
 
 def _path_problem(path: str) -> str:
-    if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
-        return "its path climbs out of the model's folder"
-    if not path.isprintable() or "\\" in path or len(path.encode(errors="replace")) > 255:
-        return "its path has control characters or a backslash, or is longer than 255 bytes"
+    try:
+        check_path(path)
+    except TrustError:
+        return "its path climbs, or has characters that are not safe everywhere"
     return ""
 
 
 def _content(
-    file: File, read: Read, tensors: dict[str, frozenset[str]], documents: dict[str, Any]
+    file: Entry, read: Read, tensors: dict[str, frozenset[str]], documents: dict[str, Any]
 ) -> Iterator[Finding]:
     """Look into one file. Tensor names and parsed JSON are noted for the rules that see several files."""
     path, name = file.path, file.path.lower()
@@ -206,7 +201,7 @@ def _content(
         yield from _template_file(file, read)
 
 
-def _template_file(file: File, read: Read) -> Iterator[Finding]:
+def _template_file(file: Entry, read: Read) -> Iterator[Finding]:
     try:
         fault = chattemplate.fault(read(file.path, TEXT_LIMIT).decode())
     except UnicodeDecodeError:
@@ -215,7 +210,7 @@ def _template_file(file: File, read: Read) -> Iterator[Finding]:
         yield Finding("chat-template", file.path, fault)
 
 
-def _json(file: File, read: Read, documents: dict[str, Any]) -> Iterator[Finding]:
+def _json(file: Entry, read: Read, documents: dict[str, Any]) -> Iterator[Finding]:
     if file.size > JSON_LIMIT:
         yield Finding("json", file.path, f"it has more than {JSON_LIMIT} bytes")
         return

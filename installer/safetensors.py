@@ -1,81 +1,147 @@
-"""Check a safetensors file without loading it.
+"""Checks the header of a safetensors file before anything maps its tensors.
 
-The format: eight bytes with the header's length (little endian), a JSON header, then the tensors' bytes. Source of the
-rules: the format's description in the safetensors repository (header at most 100 MB, offsets without holes or overlap).
+The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, little-endian; a JSON
+object of tensors; the tensors' bytes, back to back. What passes here is a subset of what the format's own library reads.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import TrustError
 
-MAX_HEADER = 100_000_000  # bytes
-BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64,
+HEADER_LIMIT = 100_000_000  # bytes; the library's own limit
+SIZE_LIMIT = 1 << 63  # bits or bytes; a product of dimensions beyond this overflows in readers
+DTYPE_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+Span = tuple[int, int, str]  # first byte, byte after the last, tensor
 
 
-def check(file: BinaryIO, size: int, name: str) -> int:
-    """Number of tensors in the file, if it is what the format says.
+def start_size(first: bytes, size: int, name: str) -> int:
+    """Bytes from the file's begin to its first tensor, from its first eight bytes.
 
     Args:
-        size: bytes of the whole file.
-        name: for messages.
+        size: of the whole file in bytes.
+        name: of the file, for messages.
 
     Raises:
-        TrustError: with the reason.
+        TrustError: the length cannot be right.
     """
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise _refused(name, f"its header claims {length} bytes in a file of {size}")
-    header = _parse(file.read(length), name)
-    header.pop("__metadata__", None)
-    spans = sorted(_span(tensor, entry, name) for tensor, entry in header.items())
-    end = 0
-    for begin, stop in spans:
-        if begin != end:
-            raise _refused(name, f"tensors overlap or leave a hole at byte {end}")
-        end = stop
-    if 8 + length + end != size:
-        raise _refused(name, f"its tensors end at byte {8 + length + end} of {size}")
-    return len(spans)
+    if len(first) < 8 or size < 8:
+        _refuse(name, "it is too short to have a header")
+    length = int.from_bytes(first[:8], "little")
+    if length > HEADER_LIMIT:
+        _refuse(name, f"its header claims {length} bytes; {HEADER_LIMIT} are allowed")
+    if length > size - 8:
+        _refuse(name, f"its header claims {length} bytes; the file has {size - 8} after the length")
+    return 8 + length
+
+
+def check(file: BinaryIO, size: int, name: str) -> frozenset[str]:
+    """Check the header and return the tensors' names. Reads no further than the header.
+
+    Args:
+        file: open at the begin; what follows the header need not be there.
+        size: of the whole file in bytes.
+        name: of the file, for messages.
+
+    Raises:
+        TrustError: names the file and what is wrong with it.
+    """
+    start = start_size(first := file.read(8), size, name)
+    raw = file.read(start - 8)
+    if len(first) + len(raw) != start:
+        _refuse(name, "its header ends early")
+    header = _parse(raw, name)
+    _check_metadata(header.pop("__metadata__", None), name)
+    spans = sorted(_span(tensor, info, name) for tensor, info in header.items())
+    end, before = 0, ""
+    for first_byte, after, tensor in spans:
+        if first_byte < end:
+            _refuse(name, f"tensor {_short(tensor)} overlaps {_short(before)}")
+        if first_byte > end:
+            _refuse(name, f"{first_byte - end} bytes before tensor {_short(tensor)} belong to no tensor")
+        end, before = after, tensor
+    if start + end != size:
+        _refuse(name, f"header and tensors take {start + end} bytes; the file has {size}")
+    return frozenset(header)
 
 
 def _parse(raw: bytes, name: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({k for k, _ in pairs}) != len(pairs):
-            raise ValueError("a name stands twice")
-        return dict(pairs)
-
+    if not raw.startswith(b"{"):
+        _refuse(name, "its header does not begin with a JSON object")
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise _refused(name, f"its header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise _refused(name, "its header is not an object")
-    return header
+        header = json.loads(raw.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        _refuse(name, "its header is nested too deeply")
+    except ValueError as error:
+        _refuse(name, f"its header is not strict JSON: {error}")
+    return header if isinstance(header, dict) else {}
 
 
-def _span(tensor: str, entry: Any, name: str) -> tuple[int, int]:
-    """Begin and end of a tensor's bytes, checked against its type and shape."""
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice")
+    for key in made:
+        key.encode()  # half a surrogate pair is no text; UnicodeEncodeError is a ValueError
+    return made
+
+
+def _no_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check_metadata(metadata: Any, name: str) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        _refuse(name, "__metadata__ is not a table of texts")
     try:
-        bits, shape, (begin, end) = BITS[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        numbers = [*shape, begin, end]
-        good = all(type(n) is int and n >= 0 for n in numbers) and (end - begin) * 8 == math.prod(shape) * bits
-    except (KeyError, TypeError, ValueError) as error:
-        raise _refused(name, f"the entry of {tensor[:80]!r} is malformed") from error
-    if not good:
-        raise _refused(name, f"the size of {tensor[:80]!r} does not fit its type and shape")
-    return begin, end
+        "".join(metadata.values()).encode()
+    except UnicodeEncodeError:
+        _refuse(name, "__metadata__ holds what is no text")
 
 
-def _refused(name: str, why: str) -> TrustError:
-    return TrustError(
-        f"not a sound safetensors file: {why}",
+def _span(tensor: str, info: Any, name: str) -> Span:
+    """Where the tensor's bytes lie behind the header, once its fields agree with each other."""
+    what = f"tensor {_short(tensor)}"
+    if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:
+        _refuse(name, f"{what} does not have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        _refuse(name, f"{what} has an unknown dtype {_short(str(dtype))}")
+    if not _naturals(shape):
+        _refuse(name, f"{what} has a shape that is not a list of sizes")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse(name, f"{what} has data_offsets that are not a begin and an end")
+    bits = DTYPE_BITS[dtype]
+    for dimension in shape:
+        bits *= dimension
+        if bits >= SIZE_LIMIT:
+            _refuse(name, f"{what} has a shape too large for any file")
+    if bits != 8 * (offsets[1] - offsets[0]):
+        _refuse(name, f"{what} needs {bits / 8:g} bytes by dtype and shape, its offsets span {offsets[1] - offsets[0]}")
+    return offsets[0], offsets[1], tensor
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < SIZE_LIMIT for v in value)
+
+
+def _short(name: str) -> str:
+    return ascii(name if len(name) <= 80 else f"{name[:80]}...")
+
+
+def _refuse(name: str, reason: str) -> NoReturn:
+    raise TrustError(
+        f"not a sound safetensors file: {reason}",
         where=name,
-        remedy="Get the file again from its source; no waiver is possible.",
+        remedy="Get the file again from its publisher; there is no waiver for this.",
     )

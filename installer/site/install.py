@@ -23,6 +23,7 @@ from installer.site import controlpki, prove
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.serve import serving
+from installer.site.variables import variables as site_variables
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,17 @@ def _newest(depot: Depot) -> str:
 def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_dir: Path, listener: Listener) -> Tracker:
     import ansible_runner  # noqa: PLC0415  slow to import; --help and completion must not wait for it
 
-    inventory, site = request.inventory, request.inventory.site
+    inventory = request.inventory
     playbooks = product.data("playbooks")
     tracker = Tracker([h.name for h in inventory.hosts if h.groups != ("control",)], listener)
-    variables = {
-        "appliance_release": outcome.release,
+    variables: dict[str, Any] = {
+        **site_variables(inventory, outcome.release),
         "appliance_depot_view": str(view),
         "appliance_depot_root": str(root),
         "appliance_ca_dir": str(request.ca_dir.resolve()),
         "appliance_ca_passphrase_file": str(request.ca_passphrase),
-        "appliance_site": site.model_dump(mode="json"),
     }
+    (run_dir / "runner").mkdir(mode=0o700)
     arguments = [*(["--check"] if request.check else []), *(["--diff"] if request.diff else [])]
     with _depot_served(request, view):
         result = ansible_runner.run(

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from engine.process import run
 from installer.cli.lab import app
 from installer.cli.screen import Screen
 from installer.lab import rootfs
-from installer.lab.lab import Lab, down, sweep, up
+from installer.lab.lab import Lab, down, labs, sweep, up
 from installer.lab.plan import names_of
 from tests.nodes.traces import traces
 
@@ -101,6 +102,26 @@ def test_services_of_the_same_name_do_not_share_control_groups(pair: Lab) -> Non
     assert on(pair, 2, "systemctl is-active same.service", ok=(0, 3, 4)) == "inactive"
     on(pair, 2, "systemd-run --unit=same sleep 300 && systemctl stop same")
     assert on(pair, 1, "systemctl is-active same.service") == "active"
+
+
+def test_a_node_may_reboot_and_may_be_shut_down(name: str) -> None:
+    lab = up(name, owner_pid=os.getpid())
+    on(lab, 1, "touch /etc/kept /run/lost")
+    deadline = time.monotonic() + 60
+    on(lab, 1, "systemctl reboot", ok=(0, 255))
+    said = ""
+    while said != "running kept" and time.monotonic() < deadline:
+        question = "test -e /run/lost || echo $(systemctl is-system-running --wait) $(cd /etc; ls kept)"
+        said = on(lab, 1, question, ok=(0, 1, 255))
+    assert said == "running kept"
+    assert (lab, True) in labs()
+
+    on(lab, 1, "systemctl poweroff", ok=(0, 255))
+    while (lab, True) in labs() and time.monotonic() < deadline:
+        pass
+    assert (lab, False) in labs()
+    assert down(name)
+    assert traces(name) == set()
 
 
 def test_a_bound_path_is_visible_and_read_only(pair: Lab) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
+import select
 import socket
 import ssl
 import threading
@@ -200,18 +202,14 @@ def _https(url: str, ca: Path | None, certificate: Path | None, key: Path | None
 
 
 def _watch(pid: int | None) -> Callable[[], bool]:
-    """Whether process ``pid`` is there; a child that nobody has waited for yet does not count."""
-
-    def alive() -> bool:
-        if pid is None:
-            return True
-        try:
-            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-        except OSError:
-            return False
-        return state not in (b"Z", b"X")
-
-    return alive
+    """Whether process ``pid`` runs. A pidfd, because the sandbox hides even the same user's processes in /proc."""
+    if pid is None:
+        return lambda: True
+    try:
+        process = os.pidfd_open(pid)  # kept until this command ends; it becomes readable when the process has
+    except ProcessLookupError:
+        return lambda: False
+    return lambda: not select.select([process], [], [], 0)[0]
 
 
 if __name__ == "__main__":

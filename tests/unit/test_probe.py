@@ -185,6 +185,7 @@ def test_the_wait_ends_with_the_server(path: Path) -> None:
         child.stdin.close()
         child.wait(10)
     assert not alive()
+    assert not probe._watch(child.pid)(), "a process that was gone before counts as alive"
     begin = time.monotonic()
     with pytest.raises(ApplianceError, match="ended before it generated a token"):
         probe.wait_for_token(path, "tiny", 60, alive=alive)

@@ -1,0 +1,152 @@
+"""The whole path on real nodes: from a bundle to an answer, and what happens when something breaks on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from installer.lab.lab import Lab, down, up
+from tests.demo import TREE, Demo, ask, client, install_argv, refused_outside, refused_without_certificate, site_environment
+
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+UNITS = "appliance-vllm@tiny.service appliance-nginx.service appliance-firewall.service"
+
+
+@pytest.fixture(scope="module")
+def lab(demo: Demo) -> Iterator[Lab]:
+    """A node that has nothing yet."""
+    name = f"e2e-{os.getpid()}"
+    made = up(name, owner_pid=os.getpid())
+    site_environment(demo, made)
+    try:
+        yield made
+    finally:
+        down(name)
+
+
+def on_node(lab: Lab, command: str) -> str:
+    done = subprocess.run([*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, check=True, timeout=120)  # noqa: S603
+    return done.stdout
+
+
+def files_of(lab: Lab) -> str:
+    """Every file of the node that an install could touch, with size, mode, owner and time of change."""
+    return on_node(lab, "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root/.ansible*' -printf '%p %s %m %U %T@\\n' | sort")
+
+
+def start_times(lab: Lab) -> str:
+    return on_node(lab, f"systemctl show -p Id,ActiveEnterTimestampMonotonic,NRestarts,MainPID {UNITS}")
+
+
+# The tests below follow one node through its life; pytest runs them in this order.
+
+
+def test_a_dry_run_on_a_bare_node_predicts_changes_and_makes_none(demo: Demo, lab: Lab) -> None:
+    before = files_of(lab)
+    outcome = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
+    assert outcome["good"]
+    assert outcome["nodes"]["node-1"]["changed"] > 0
+    assert files_of(lab) == before
+    assert not (demo.work / "control" / "depot").exists()
+
+
+def test_a_bundle_with_one_flipped_bit_is_refused_and_the_node_is_not_touched(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+    bad = tmp_path / "demo-1.0.0"
+    shutil.copytree(demo.bundle, bad)
+    victim = bad / "content" / "models" / "tiny" / "model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(data)
+    before = files_of(lab)
+    outcome = demo.appliance(*install_argv(demo), bad, ok=(3,), json_output=True)
+    assert outcome["error"]["where"] == "content/models/tiny/model.safetensors"
+    assert files_of(lab) == before
+
+
+def test_a_killed_install_is_completed_by_the_next_and_answers(demo: Demo, lab: Lab) -> None:
+    """SIGKILL in the middle of the fetch; the next run keeps what arrived and finishes."""
+    command = [sys.executable, "-m", "installer", *map(str, install_argv(demo)), str(demo.bundle)]
+    first = subprocess.Popen(command, cwd=TREE, env=demo.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    deadline = time.monotonic() + 180
+    while on_node(lab, "ls /var/lib/appliance/blobs 2>/dev/null || true") == "":
+        assert time.monotonic() < deadline, "the fetch never began"
+        assert first.poll() is None, "the install ended before it could be killed"
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    outcome = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
+    assert outcome["good"], outcome["failures"]
+    assert outcome["proof"][0]["good"]
+    assert outcome["proof"][0]["refused_without_certificate"]
+
+
+def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab: Lab) -> None:
+    assert ask(demo, lab)
+    stream = client(demo, lab).chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "stream"}], max_tokens=8, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert sum(1 for c in chunks if c.choices) > 1
+    assert chunks[-1].usage.completion_tokens > 1
+
+
+def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None:
+    assert "Error" in refused_without_certificate(demo, lab)
+
+
+def test_the_node_cannot_get_out(lab: Lab) -> None:
+    assert "not permitted" in refused_outside(lab)
+
+
+def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: Lab) -> None:
+    files, units = files_of(lab), start_times(lab)
+    outcome = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
+    assert outcome["good"]
+    assert {n: s["changes"] for n, s in outcome["nodes"].items()} == {"node-1": []}
+    assert start_times(lab) == units
+    changed = set(files.splitlines()) ^ set(files_of(lab).splitlines())
+    assert {line.split()[0] for line in changed} <= {"/var/lib/appliance/trust", "/var/lib/appliance/trust/demo", "/var/lib/appliance/trust/demo/root.json"}
+
+
+def test_a_dry_run_on_an_installed_node_predicts_nothing(demo: Demo, lab: Lab) -> None:
+    outcome = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
+    assert outcome["good"], outcome["failures"]
+    assert outcome["nodes"]["node-1"]["changes"] == []
+
+
+def test_the_models_unit_is_sandboxed(lab: Lab) -> None:
+    report = json.loads(on_node(lab, "systemd-analyze security --json=short appliance-vllm@tiny.service"))
+    assert report
+    line = on_node(lab, "systemd-analyze security --no-pager appliance-vllm@tiny.service").strip().splitlines()[-1]
+    assert float(line.split(":")[1].split()[0]) <= 2.0, line
+
+
+def test_what_drifts_is_found_by_a_dry_run_and_mended_by_an_install(demo: Demo, lab: Lab) -> None:
+    on_node(lab, "echo '# by hand' >> /etc/appliance/nginx/nginx.conf")
+    predicted = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
+    made = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
+    assert any("nginx" in c for c in predicted["nodes"]["node-1"]["changes"])
+    assert any("nginx" in c for c in made["nodes"]["node-1"]["changes"])
+    assert ask(demo, lab)
+
+
+def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:
+    subprocess.run([*lab.ssh(lab.nodes[0].address), "systemctl reboot"], check=False, timeout=60, capture_output=True)  # noqa: S603
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            assert ask(demo, lab)
+            break
+        except Exception:
+            assert time.monotonic() < deadline, "no answer after the reboot"
+            time.sleep(1)
+    assert "not permitted" in refused_outside(lab)

@@ -1,0 +1,40 @@
+"""One Molecule scenario a role, on a real systemd node, against the bundle that this run built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.demo import TREE
+
+SCENARIOS = sorted(p.parent for p in TREE.glob("roles/*/molecule/*/molecule.yml"))
+ROLES = sorted(p.name for p in (TREE / "roles").iterdir() if (p / "tasks").is_dir())
+
+
+def test_every_role_has_a_scenario() -> None:
+    assert sorted({s.parent.parent.name for s in SCENARIOS}) == ROLES
+
+
+@pytest.mark.nodes
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s.parent.parent.name}-{s.name}")
+def test_the_role_converges_changes_nothing_the_second_time_and_behaves(scenario: Path, bundle: Path, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "APPLIANCE_TEST_BUNDLE": str(bundle),
+        "PYTHONPATH": str(TREE),
+        "ANSIBLE_LOCAL_TEMP": str(tmp_path),
+        # Every run by itself: nothing of an earlier one may help.
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path / "molecule"),
+    }
+    role = scenario.parent.parent
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "molecule", "test", "--scenario-name", scenario.name],
+        cwd=role, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]

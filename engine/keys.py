@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from engine import durable
-from engine.errors import ApplianceError
+from engine.errors import ApplianceError, TrustError
 
 
 def ensure_key(path: Path) -> bool:
@@ -30,44 +33,62 @@ def request(path: Path, name: str) -> str:
     """A certificate request for the key at ``path``, as PEM. The signer decides about names; this one is a label.
 
     Raises:
-        ApplianceError: the key cannot be read.
+        ApplianceError: the key cannot be read, or users other than its owner and group can read or change it.
     """
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ApplianceError(
-            "cannot read the node's key",
-            where=str(path),
-            remedy="Remove the file and run the install again; it makes a new key.",
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ApplianceError(
-            "the node's key is not P-256", where=str(path), remedy="Remove the file and run the install again."
-        )
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    signed = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .sign(_load(path), hashes.SHA256())
+    )
     return signed.public_bytes(Encoding.PEM).decode()
 
 
-def check(directory: Path) -> None:
-    """The certificate in ``directory`` belongs to its key and was issued by its CA.
+def check(directory: Path, names: Sequence[str], *, now: datetime) -> None:
+    """What lies in ``directory`` works together: node.key, node.crt, ca.crt and crl.pem.
+
+    The key belongs to the certificate, the authority issued certificate and list, the certificate is valid now, may serve
+    and may call, carries exactly ``names`` (DNS names and addresses) and is not on the list.
 
     Raises:
-        ApplianceError: it does not or was not.
+        TrustError: one of these does not hold; the message says which.
+        ApplianceError: a file cannot be read, or the key can be read by others.
     """
+    key = _load(directory / "node.key")
     try:
-        certificate = x509.load_pem_x509_certificate((directory / "node.crt").read_bytes())
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes()))
-        key = load_pem_private_key((directory / "node.key").read_bytes(), None)
-        same = key.public_key() == certificate.public_key()
-    except Exception as error:  # cryptography raises many types on a bad certificate
-        raise ApplianceError(
-            f"the node's certificate is not usable: {error}", where=str(directory), remedy="Run the install again."
+        ca = x509.load_pem_x509_certificate(_read(directory / "ca.crt"))
+        certificate = x509.load_pem_x509_certificate(_read(directory / "node.crt"))
+        revoked = x509.load_pem_x509_crl(_read(directory / "crl.pem"))
+    except ValueError as error:
+        raise TrustError(
+            f"a certificate or the revocation list is damaged: {error}",
+            where=str(directory),
+            remedy="Run the install again; it writes them anew.",
         ) from error
-    if not same:
-        raise ApplianceError(
-            "the node's certificate belongs to another key", where=str(directory), remedy="Run the install again."
-        )
+    try:
+        certificate.verify_directly_issued_by(ca)
+        usages = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        issued = True
+    except Exception:  # cryptography raises many types on a bad certificate; none of them makes it good
+        usages, sans, issued = set(), x509.SubjectAlternativeName([]), False
+    ca_key = ca.public_key()
+    wrong = {
+        "the certificate was not issued by this authority": not issued,
+        "the certificate belongs to another key": certificate.public_key() != key.public_key(),
+        "the certificate is not valid yet": now < certificate.not_valid_before_utc,
+        "the certificate has expired": now >= certificate.not_valid_after_utc,
+        "the certificate is not for a node": usages != {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH},
+        "the certificate carries other names": {str(n.value) for n in sans} != {_plain(n) for n in names},
+        "the revocation list is not this authority's": not isinstance(ca_key, ec.EllipticCurvePublicKey)
+        or not revoked.is_signature_valid(ca_key),
+        "the certificate is revoked": revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        is not None,
+    }  # fmt: skip
+    for what, true in wrong.items():
+        if true:
+            raise TrustError(
+                what, where=str(directory / "node.crt"), remedy="Run the install again; it issues a new certificate."
+            )
 
 
 def main(argv: list[str]) -> int:
@@ -78,11 +99,14 @@ def main(argv: list[str]) -> int:
     csr.add_argument("--key", type=Path, required=True)
     csr.add_argument("--name", required=True)
     csr.add_argument("--dry-run", action="store_true", help="make no key; without one print no request")
-    verify = verbs.add_parser("check", help="check key, certificate and CA against each other")
+    verify = verbs.add_parser("check", help="check key, certificate, authority and revocation list against each other")
     verify.add_argument("--dir", type=Path, required=True)
+    verify.add_argument(
+        "--name", action="append", default=[], help="DNS name or address it must carry; repeat for each"
+    )
     options = parser.parse_args(argv)
     if options.verb == "check":
-        check(options.dir)
+        check(options.dir, options.name, now=datetime.now(UTC))
         print(json.dumps({"good": True}))  # noqa: T201
         return 0
     os.umask(0o077)
@@ -90,3 +114,43 @@ def main(argv: list[str]) -> int:
     text = request(options.key, options.name) if options.key.exists() else ""
     print(json.dumps({"csr": text, "changed": made}))  # noqa: T201
     return 0
+
+
+def _load(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read(path), None)
+        open_to_others = path.stat().st_mode & 0o027
+    except (ValueError, TypeError) as error:
+        raise ApplianceError(
+            "not the node's key",
+            where=str(path),
+            remedy="Remove the file and run the install again; it makes a new key.",
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ApplianceError(
+            "the node's key is not P-256", where=str(path), remedy="Remove the file and run the install again."
+        )
+    if open_to_others:  # whoever could read it may have it: a chmod would not make it secret again
+        raise TrustError(
+            "others could read or change the node's key",
+            where=str(path),
+            remedy="Remove the file, revoke the node's certificate and run the install again.",
+        )
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ApplianceError(
+            f"cannot read it: {error.strerror}", where=str(path), remedy="Run the install again, as root."
+        ) from error
+
+
+def _plain(name: str) -> str:
+    """Addresses in the one form that certificates compare equal in."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name

@@ -24,6 +24,9 @@ from engine.errors import ApplianceError, InputError
 
 MAX_ANSWER = 1 << 20  # bytes; a completion of one token is a few hundred
 PAUSE_S = 0.5  # between attempts while a server starts
+# A sentence and not a word: on processors with AMX, vLLM 0.32 for CPU dies of SIGILL when the first prompt of a process is
+# shorter than 16 tokens, because its attention kernel counts on a longer matrix product having asked for the unit before.
+PROMPT = "The quick brown fox jumps over the lazy dog, and the lazy dog looks up, yawns, and goes back to sleep until evening"
 SHOWN = 300  # bytes of a refusal that are worth a person's time
 
 _JOURNAL = "Look at the unit's journal: journalctl -u 'appliance-vllm@*'."
@@ -76,7 +79,7 @@ def ask_token(target: Target, model: str, timeout_s: float) -> Answer:
             answer without a token.
     """
     begin = time.monotonic()
-    body = {"model": model, "prompt": "ping", "max_tokens": 1, "temperature": 0, "stream": False}
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "stream": False}
     status, raw = _post(target, "/v1/completions", json.dumps(body), timeout_s)
     if status != 200:
         raise _failure(target, f"the model answers {status}: {raw[:SHOWN].decode(errors='replace')}")

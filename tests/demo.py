@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from engine import durable
 from installer.cli.screen import size
@@ -68,14 +71,14 @@ class Demo:
             text=True,
             stdout=subprocess.PIPE if json_output else None,
             check=False,
-        )  # noqa: S603
+        )
         if done.returncode not in ok:
             raise SystemExit(f"demo: `appliance {words[0]}` ended with {done.returncode}, expected {ok}")
         return json.loads(done.stdout) if json_output else done.returncode
 
     def say(self, text: str) -> None:
         if self.verbose:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -127,13 +130,8 @@ def install_argv(demo: Demo) -> list[str | Path]:
     ]
 
 
-def client(demo: Demo, lab: Lab, *, certificate: bool = True):  # type: ignore[no-untyped-def]  # httpx comes with openai
+def client(demo: Demo, lab: Lab, *, certificate: bool = True) -> OpenAI:
     """The `openai` client behind a client certificate of the site's CA."""
-    import ssl
-
-    import httpx
-    from openai import OpenAI
-
     out = demo.work / "client"
     if not (out / "demo.crt").exists():
         demo.appliance("certs", "client", "demo", "--dir", demo.work / "control" / "ca", "--out", out)
@@ -144,7 +142,7 @@ def client(demo: Demo, lab: Lab, *, certificate: bool = True):  # type: ignore[n
         base_url=f"https://{lab.nodes[0].address}:8443/v1",
         api_key="unused",
         max_retries=0,
-        http_client=httpx.Client(verify=context, timeout=120, trust_env=False),
+        http_client=DefaultHttpxClient(verify=context, timeout=120, trust_env=False),
     )
 
 
@@ -153,15 +151,13 @@ def ask(demo: Demo, lab: Lab) -> str:
     answer = client(demo, lab).chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": QUESTION}], max_tokens=12, temperature=0
     )
-    assert answer.usage is not None  # noqa: S101
-    assert answer.usage.completion_tokens > 0  # noqa: S101
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
     return str(answer.choices[0].message.content)
 
 
 def refused_without_certificate(demo: Demo, lab: Lab) -> str:
     """The same request without a certificate; returns the refusal."""
-    from openai import OpenAIError
-
     try:
         client(demo, lab, certificate=False).chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": QUESTION}]
@@ -180,7 +176,7 @@ def refused_outside(lab: Lab) -> str:
         capture_output=True,
         text=True,
         check=False,
-    )  # noqa: S603
+    )
     if done.returncode == 0:
         raise SystemExit("demo: the node reached the outside")
     return done.stderr.strip().splitlines()[-1]
@@ -212,14 +208,14 @@ def main() -> None:
         with demo.phase("ask"):
             print(
                 f"> {QUESTION}\n< {ask(demo, lab)!r}   (a model of random weights: the words mean nothing, the path is real)"
-            )  # noqa: T201
-            print(f"without a certificate: refused ({refused_without_certificate(demo, lab)})")  # noqa: T201
-            print(f"from the node to the outside: refused ({refused_outside(lab)})")  # noqa: T201
+            )
+            print(f"without a certificate: refused ({refused_without_certificate(demo, lab)})")
+            print(f"from the node to the outside: refused ({refused_outside(lab)})")
         crossed = sum(f.stat().st_size for f in demo.bundle.rglob("*") if f.is_file())
         times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in demo.phases.items())
         print(
             f"installed demo-1.0.0 on {lab.nodes[0].name}: {times}; {size(crossed)} crossed; {time.monotonic() - begin:.0f} s in all"
-        )  # noqa: T201
+        )
         if options.keep:
             keep(demo, lab)
     finally:
@@ -231,7 +227,7 @@ def main() -> None:
 def keep(demo: Demo, lab: Lab) -> None:
     """How to talk to a node that stays."""
     out, address = demo.work / "client", lab.nodes[0].address
-    print(  # noqa: T201
+    print(
         f"""
 The node stays. To talk to it:
   curl --cacert {out}/ca.crt --cert {out}/demo.crt --key {out}/demo.key \\

@@ -48,15 +48,16 @@ def client(
 
     Example: appliance certs client team-a --out ./team-a
     """
-    import re
-
     from engine import durable
     from engine.errors import InputError
     from installer.pki import Authority, utc_now
+    from installer.pki.certificate import COMMON_NAME
     from installer.trust.secret import passphrase
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-        raise InputError(f"{name!r} is no name for a client", remedy="Use letters, digits, dot, dash and underscore.")
+    if not COMMON_NAME.fullmatch(name):  # before anything of that name is looked for on disk
+        raise InputError(
+            f"{name!r} is no name for a client", remedy="Use up to 63 letters, digits, dots, dashes, underscores."
+        )
     if (out / f"{name}.key").exists():
         raise InputError(
             "there is a key of that name already",
@@ -82,8 +83,9 @@ def client(
 
 @app.command("list")
 def list_issued(ctx: typer.Context, directory: CaDir = DEFAULT) -> None:
-    """List what was issued, with the days left.
+    """List what was issued, with the days left; the authority itself comes first.
 
+    Example: appliance certs list
     Example: appliance certs list --json
     """
     from rich.table import Table
@@ -92,7 +94,8 @@ def list_issued(ctx: typer.Context, directory: CaDir = DEFAULT) -> None:
 
     now = utc_now()
     table = Table("kind", "name", "days left", "serial", "revoked", box=None)
-    entries = Authority(directory).register()
+    authority = Authority(directory)
+    entries = [authority.itself(), *authority.register()]
     for entry in entries:
         table.add_row(entry.kind, entry.name, str(entry.days_left(now)), entry.serial, entry.revoked[:10])
     screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now)} for e in entries], table)
@@ -114,7 +117,5 @@ def revoke(
 
     secret = passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
     hit = Authority(directory).revoke(which, passphrase=secret, now=utc_now())
-    screen_of(ctx).result(
-        [vars(e) for e in hit],
-        f"Revoked {len(hit)}: {', '.join(e.serial for e in hit)}. Run `appliance install` to carry the list to every node.",
-    )
+    done = f"Revoked {len(hit)}: {', '.join(e.serial for e in hit)}" if hit else "It was revoked before"
+    screen_of(ctx).result([vars(e) for e in hit], f"{done}. Run `appliance install` to carry the list to every node.")

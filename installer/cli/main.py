@@ -65,6 +65,7 @@ def _global_options_first(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code; every failure ends in one message."""
+    os.umask(0o022)  # a bundle is read by other users; what is secret gets its mode where it is made
     args = _global_options_first(sys.argv[1:] if argv is None else argv)
     screen = Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args)
     try:

@@ -112,10 +112,10 @@ def reason(result: dict[str, Any]) -> str:
         return "the result is hidden because it may hold a secret; run the task on the node to see it"
     if said := _engine_error(str(result.get("stderr", ""))):
         return said
+    items = [r for r in result.get("results", []) if r.get("failed")]
+    if items:
+        return "\n".join(f"{r.get('_ansible_item_label', r.get('item', ''))}: {reason(r)}" for r in items)[-2000:]
     parts = [str(result[k]).strip() for k in ("msg", "stderr", "stdout") if str(result.get(k, "")).strip()]
-    for item in result.get("results", []):
-        if item.get("failed"):
-            parts.append(f"{item.get('item', '')}: {item.get('msg') or item.get('stderr', '')}")
     text = "\n".join(dict.fromkeys(parts)) or "no reason given"
     return text[-2000:]
 

@@ -27,6 +27,8 @@ def variables(inventory: Inventory, release: str) -> dict[str, Any]:
         "appliance_release": release,
         "appliance_site": site.model_dump(mode="json"),
         "appliance_services": services,
-        "appliance_local_upstreams": [{"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services],
+        "appliance_local_upstreams": [
+            {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
+        ],
         "appliance_remote_upstreams": [{"name": s.name, "peers": peers} for s in site.services],
     }

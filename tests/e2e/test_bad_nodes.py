@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,7 +36,9 @@ def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Pa
         "ansible_ssh_private_key_file": str(lab.key),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={lab.known_hosts} -o ConnectTimeout=5",
     }
-    text = yaml.safe_dump({"all": {"vars": variables, "children": {"gateway": {"hosts": hosts}, "gpu": {"hosts": hosts}}}})
+    text = yaml.safe_dump(
+        {"all": {"vars": variables, "children": {"gateway": {"hosts": hosts}, "gpu": {"hosts": hosts}}}}
+    )
     (where / "group_vars/all").mkdir(parents=True)
     (where / "hosts.yml").write_text(text)
     site = yaml.safe_load((TREE / "inventories/demo/group_vars/all/site.yml").read_text())["appliance_site"]
@@ -45,13 +48,25 @@ def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Pa
     return where
 
 
-def install(demo: Demo, site: Path, state: Path, *more: str) -> dict:  # type: ignore[type-arg]
-    argv = ["install", "-i", site, "--depot", state / "depot", "--ca", state / "ca", "--runs", state / "runs", "--root", demo.keys / "root.json"]
+def install(demo: Demo, site: Path, state: Path, *more: str) -> dict[str, Any]:
+    argv: list[str | Path] = [
+        "install",
+        "-i",
+        site,
+        "--depot",
+        state / "depot",
+        "--ca",
+        state / "ca",
+        "--runs",
+        state / "runs",
+        "--root",
+        demo.keys / "root.json",
+    ]
     return demo.appliance(*argv, demo.bundle, *more, ok=(5,), json_output=True)  # type: ignore[no-any-return]
 
 
 def node(lab: Lab, number: int, command: str) -> None:
-    subprocess.run([*lab.ssh(lab.nodes[number].address), command], check=True, timeout=60, capture_output=True)  # noqa: S603
+    subprocess.run([*lab.ssh(lab.nodes[number].address), command], check=True, timeout=60, capture_output=True)
 
 
 def test_an_unreachable_node_is_named_and_the_rest_is_left_alone(demo: Demo, lab: Lab, tmp_path: Path) -> None:

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from installer.lab.lab import Lab, down, up
-from tests.demo import TREE, Demo, ask, client, install_argv, refused_outside, refused_without_certificate, site_environment
+from tests.demo import (
+    TREE,
+    Demo,
+    ask,
+    client,
+    install_argv,
+    refused_outside,
+    refused_without_certificate,
+    site_environment,
+)
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
 UNITS = "appliance-vllm@tiny.service appliance-nginx.service appliance-firewall.service"
@@ -34,13 +43,18 @@ def lab(demo: Demo) -> Iterator[Lab]:
 
 
 def on_node(lab: Lab, command: str) -> str:
-    done = subprocess.run([*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, check=True, timeout=120)  # noqa: S603
+    done = subprocess.run(
+        [*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, check=True, timeout=120
+    )
     return done.stdout
 
 
 def files_of(lab: Lab) -> str:
     """Every file of the node that an install could touch, with size, mode, owner and time of change."""
-    return on_node(lab, "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root/.ansible*' -printf '%p %s %m %U %T@\\n' | sort")
+    return on_node(
+        lab,
+        "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root/.ansible*' -printf '%p %s %m %U %T@\\n' | sort",
+    )
 
 
 def start_times(lab: Lab) -> str:
@@ -59,7 +73,9 @@ def test_a_dry_run_on_a_bare_node_predicts_changes_and_makes_none(demo: Demo, la
     assert not (demo.work / "control" / "depot").exists()
 
 
-def test_a_bundle_with_one_flipped_bit_is_refused_and_the_node_is_not_touched(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+def test_a_bundle_with_one_flipped_bit_is_refused_and_the_node_is_not_touched(
+    demo: Demo, lab: Lab, tmp_path: Path
+) -> None:
     bad = tmp_path / "demo-1.0.0"
     shutil.copytree(demo.bundle, bad)
     victim = bad / "content" / "models" / "tiny" / "model.safetensors"
@@ -76,7 +92,14 @@ def test_a_bundle_with_one_flipped_bit_is_refused_and_the_node_is_not_touched(de
 def test_a_killed_install_is_completed_by_the_next_and_answers(demo: Demo, lab: Lab) -> None:
     """SIGKILL in the middle of the fetch; the next run keeps what arrived and finishes."""
     command = [sys.executable, "-m", "installer", *map(str, install_argv(demo)), str(demo.bundle)]
-    first = subprocess.Popen(command, cwd=TREE, env=demo.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    first = subprocess.Popen(
+        command,
+        cwd=TREE,
+        env=demo.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 180
     while on_node(lab, "ls /var/lib/appliance/blobs 2>/dev/null || true") == "":
         assert time.monotonic() < deadline, "the fetch never began"
@@ -92,10 +115,15 @@ def test_a_killed_install_is_completed_by_the_next_and_answers(demo: Demo, lab: 
 def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab: Lab) -> None:
     assert ask(demo, lab)
     stream = client(demo, lab).chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "stream"}], max_tokens=8, stream=True, stream_options={"include_usage": True}
+        model="tiny",
+        messages=[{"role": "user", "content": "stream"}],
+        max_tokens=8,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     chunks = list(stream)
     assert sum(1 for c in chunks if c.choices) > 1
+    assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 1
 
 
@@ -114,7 +142,11 @@ def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: 
     assert {n: s["changes"] for n, s in outcome["nodes"].items()} == {"node-1": []}
     assert start_times(lab) == units
     changed = set(files.splitlines()) ^ set(files_of(lab).splitlines())
-    assert {line.split()[0] for line in changed} <= {"/var/lib/appliance/trust", "/var/lib/appliance/trust/demo", "/var/lib/appliance/trust/demo/root.json"}
+    assert {line.split()[0] for line in changed} <= {
+        "/var/lib/appliance/trust",
+        "/var/lib/appliance/trust/demo",
+        "/var/lib/appliance/trust/demo/root.json",
+    }
 
 
 def test_a_dry_run_on_an_installed_node_predicts_nothing(demo: Demo, lab: Lab) -> None:
@@ -140,7 +172,7 @@ def test_what_drifts_is_found_by_a_dry_run_and_mended_by_an_install(demo: Demo, 
 
 
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:
-    subprocess.run([*lab.ssh(lab.nodes[0].address), "systemctl reboot"], check=False, timeout=60, capture_output=True)  # noqa: S603
+    subprocess.run([*lab.ssh(lab.nodes[0].address), "systemctl reboot"], check=False, timeout=60, capture_output=True)
     deadline = time.monotonic() + 300
     while True:
         try:

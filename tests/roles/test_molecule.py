@@ -22,7 +22,9 @@ def test_every_role_has_a_scenario() -> None:
 @pytest.mark.nodes
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s.parent.parent.name}-{s.name}")
-def test_the_role_converges_changes_nothing_the_second_time_and_behaves(scenario: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_role_converges_changes_nothing_the_second_time_and_behaves(
+    scenario: Path, bundle: Path, tmp_path: Path
+) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -33,7 +35,7 @@ def test_the_role_converges_changes_nothing_the_second_time_and_behaves(scenario
         "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path / "molecule"),
     }
     role = scenario.parent.parent
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "molecule", "test", "--scenario-name", scenario.name],
         cwd=role, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip

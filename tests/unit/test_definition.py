@@ -104,7 +104,7 @@ def parsed() -> Definition:
 def artifact(path: str, content: str = "0", profile: str = "gpu") -> Artifact:
     return Artifact(
         path=path, kind="files", name=path, size=1, sha256=content * 64, source="file:x", profiles=(profile,)
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_a_lock_is_the_same_text_whatever_the_order_of_discovery() -> None:

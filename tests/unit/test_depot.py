@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from engine.errors import InputError, ResourceError, TrustError
-from installer import depot as depots
+from engine.verify import open_bundle
 from installer.depot import Depot
 from tests.bundles import NOW, Bundle, MemoryKeys, make
 
@@ -96,12 +97,12 @@ def test_a_flipped_bit_stops_the_import_and_is_named(depot: Depot, bundle: Bundl
     [
         (lambda b: (b / "content/files/a.txt").unlink(), "missing"),
         (lambda b: (b / "content/files/new.txt").write_text("x"), "covered by no signature"),
-        (lambda b: os.symlink("a.txt", b / "content/files/link"), "not as signed"),
+        (lambda b: (b / "content/files/link").symlink_to("a.txt"), "not as signed"),
     ],
 )
 def test_a_wrong_listing_is_refused_before_anything_is_copied(
-    depot: Depot, bundle: Bundle, root: Path, change, said: str
-) -> None:  # type: ignore[no-untyped-def]
+    depot: Depot, bundle: Bundle, root: Path, change: Callable[[Path], object], said: str
+) -> None:
     change(bundle.path)
     with pytest.raises(TrustError, match=said):
         depot.import_bundle(bundle.path, root_json=root)
@@ -124,7 +125,7 @@ def test_too_little_space_is_said_before_anything_is_copied(
     depot: Depot, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(depots.shutil, "disk_usage", lambda _p: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _p: usage._replace(free=1000))
     with pytest.raises(ResourceError, match="bytes too few are free"):
         depot.import_bundle(bundle.path, root_json=root)
     assert not (depot.root / "blobs" / "sha256").exists()
@@ -133,7 +134,7 @@ def test_too_little_space_is_said_before_anything_is_copied(
 def test_a_blob_that_was_cut_is_completed_not_copied_again(depot: Depot, bundle: Bundle, root: Path) -> None:
     """Invariant: after a kill in the middle, the next import copies only the rest."""
     data = FILES["models/tiny/model.safetensors"]
-    sha256 = depots.verify.open_bundle(bundle.path, bundle.root).targets["content/models/tiny/model.safetensors"].sha256
+    sha256 = open_bundle(bundle.path, bundle.root).targets["content/models/tiny/model.safetensors"].sha256
     partial = depot.blobs.root / "partial" / sha256
     partial.parent.mkdir(parents=True)
     partial.write_bytes(data[:200_000])
@@ -143,7 +144,7 @@ def test_a_blob_that_was_cut_is_completed_not_copied_again(depot: Depot, bundle:
 
 
 def test_a_partial_with_wrong_bytes_does_not_poison_the_next_import(depot: Depot, bundle: Bundle, root: Path) -> None:
-    target = depots.verify.open_bundle(bundle.path, bundle.root).targets["content/models/tiny/model.safetensors"]
+    target = open_bundle(bundle.path, bundle.root).targets["content/models/tiny/model.safetensors"]
     partial = depot.blobs.root / "partial" / target.sha256
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"\0" * 1000)

@@ -131,8 +131,8 @@ def test_an_unknown_signer_is_refused(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_root_signed_below_its_threshold_is_refused(tmp_path: Path) -> None:
     keys = MemoryKeys(tmp_path, threshold=2)
     root = Metadata.from_bytes(keys.roots[1]).signed
-    root.version = 2  # type: ignore[attr-defined]
-    keys.roots[2] = keys.sign_root(root, keys.root_signers[:1])  # type: ignore[arg-type]
+    root.version = 2
+    keys.roots[2] = keys.sign_root(root, keys.root_signers[:1])
     bundle = make(tmp_path, FILES, keys=keys)
     with pytest.raises(TrustError, match="not signed by the keys"):
         verify(bundle.path, bundle.root)
@@ -141,8 +141,8 @@ def test_a_root_signed_below_its_threshold_is_refused(tmp_path: Path) -> None:
 def test_a_rotated_root_signed_by_the_threshold_is_followed(tmp_path: Path) -> None:
     keys = MemoryKeys(tmp_path, threshold=2)
     root = Metadata.from_bytes(keys.roots[1]).signed
-    root.version = 2  # type: ignore[attr-defined]
-    keys.roots[2] = keys.sign_root(root, keys.root_signers[1:])  # type: ignore[arg-type]
+    root.version = 2
+    keys.roots[2] = keys.sign_root(root, keys.root_signers[1:])
     bundle = make(tmp_path, FILES, keys=keys)
     outcome = verify(bundle.path, bundle.root)
     assert outcome.good

@@ -7,6 +7,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The module runs on the control host, under the interpreter of the installer, which has these.
+from engine.errors import ApplianceError
+from installer.pki import Authority, utc_now
+from installer.trust.secret import passphrase
+
 DOCUMENTATION = """
 module: appliance_sign_request
 short_description: Sign a certificate request with the site's offline authority
@@ -14,7 +19,7 @@ description:
   - Returns the present certificate if it can stay, else a new one. Names come from the caller, never from the request.
 options:
   ca_dir: {type: path, required: true, description: Directory of the authority.}
-  passphrase_file: {type: path, required: true, description: File with its passphrase.}
+  passphrase_file: {type: path, required: true, description: File with its passphrase, readable by its owner alone.}
   name: {type: str, required: true, description: Common name.}
   names: {type: list, elements: str, required: true, description: DNS names and addresses.}
   request: {type: str, required: true, description: PEM request; empty in a dry run on a node without a key.}
@@ -22,6 +27,11 @@ options:
   days: {type: int, default: 365, description: Days of validity.}
   renew_before_days: {type: int, default: 60, description: Days before the end at which it is renewed.}
 author: appliance authors
+"""
+
+RETURN = """
+certificate: {type: str, returned: always, description: PEM certificate; empty in a dry run that would issue one.}
+reason: {type: str, returned: always, description: Why a new one was issued; empty if the present one stays.}
 """
 
 
@@ -39,23 +49,22 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # The module runs under the interpreter of the installer, which has these.
-    from engine.errors import ApplianceError  # noqa: PLC0415
-    from installer.pki import Authority, still_good, utc_now  # noqa: PLC0415
-
     given = module.params
-    authority, now = Authority(Path(given["ca_dir"])), utc_now()
+    authority, now, names = Authority(Path(given["ca_dir"])), utc_now(), given["names"]
     request, present = given["request"].encode(), given["present"].encode()
     try:
-        if present and still_good(present, request, authority, given["names"], renew_before_days=given["renew_before_days"], now=now):
-            module.exit_json(changed=False, certificate=given["present"])
+        reason = authority.renewal_reason(
+            present, request, names=names, renew_before_days=given["renew_before_days"], now=now
+        )
+        if not reason:
+            module.exit_json(changed=False, certificate=given["present"], reason="")
         if module.check_mode:
-            module.exit_json(changed=True, certificate="")
+            module.exit_json(changed=True, certificate="", reason=reason)
+        secret = passphrase(Path(given["passphrase_file"]), purpose="the certificate authority")
         certificate = authority.sign_request(
-            request, kind="node", name=given["name"], names=given["names"], days=given["days"], now=now,
-            passphrase=Path(given["passphrase_file"]).read_text().rstrip("\n"),
-        )  # fmt: skip
-        module.exit_json(changed=True, certificate=certificate.decode())
+            request, kind="node", name=given["name"], names=names, passphrase=secret, days=given["days"], now=now
+        )
+        module.exit_json(changed=True, certificate=certificate.decode(), reason=reason)
     except (ApplianceError, OSError) as error:
         module.fail_json(msg=str(error))
 

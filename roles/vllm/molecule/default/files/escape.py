@@ -48,7 +48,7 @@ ATTEMPTS = {
     "make a user namespace": lambda: call(libc.unshare(CLONE_NEWUSER)),
     "become root": lambda: os.setuid(0),
     "open a raw frame socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
-    "open netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+    "open a socket to the hypervisor": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM),
     "open a raw IP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
     "reach out over TCP": lambda: reach(socket.AF_INET, socket.SOCK_STREAM, ("192.0.2.1", 443)),
     "reach the host of the lab": lambda: reach(socket.AF_INET, socket.SOCK_STREAM, (sys.argv[1], 22)),

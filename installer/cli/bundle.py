@@ -28,6 +28,7 @@ def lock(
 
     Writes DEFINITION with the ending .lock.yml. Review its changes like those of any dependency lock.
 
+    \b
     Examples:
       appliance lock bundles/demo.yml
       appliance lock bundles/demo.yml --check
@@ -81,6 +82,7 @@ def build(
     Fetches only what is locked, in parallel, and checks every hash; a stopped build continues where it was.
     The result is one directory, OUT/NAME-VERSION, ready to be carried.
 
+    \b
     Examples:
       appliance build bundle bundles/demo.yml
       appliance build bundle bundles/demo.yml --out /media/drive --dry-run
@@ -148,6 +150,7 @@ def verify(
 
     Names every file that is missing, extra, changed or unsigned. Exit code 3 when anything is wrong.
 
+    \b
     Examples:
       appliance verify --root /etc/appliance/root.json /media/drive/demo-1.0.0
       appliance verify dist/demo-1.0.0 --json

@@ -56,7 +56,7 @@ def install(
     ctx: typer.Context,
     inventory: InventoryDir,
     bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the depot's release when left out.", metavar="[BUNDLE]")
+        Path | None, typer.Argument(help="Bundle directory; the depot's release when left out.", metavar="BUNDLE")
     ] = None,
     depot: DepotDir = DEFAULT_DEPOT,
     root: Root = None,
@@ -76,6 +76,7 @@ def install(
     and ends with proof: a token through mutual TLS, and a refused attempt to get out. A second run changes nothing.
     When a node fails, the rest go on only as far as the site's rolling policy allows; run the same command again to complete.
 
+    \b
     Examples:
       appliance install -i inventories/example --root root.json /media/drive/demo-1.0.0
       appliance install -i inventories/example --check

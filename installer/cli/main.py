@@ -6,13 +6,15 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
+from typer._click.exceptions import (
+    ClickException,  # typer 0.29 carries its own click and shows it nowhere else; the pin guards this
+)
 from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import bundle, certs, depot, install, keys, lab, model
+from installer.cli import bundle, certs, depot, install, keys, lab, model, site
 from installer.cli.screen import Screen
 
 EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
@@ -34,7 +36,13 @@ app.add_typer(build_app, name="build")
 for command in (bundle.verify, bundle.inspect, bundle.schema, install.install):
     app.command(epilog=EPILOG)(command)
 app.command("import", epilog=EPILOG)(install.import_bundle)
-for name, sub in (("depot", depot.app), ("certs", certs.app), ("model", model.app), ("lab", lab.app)):
+for name, sub in (
+    ("site", site.app),
+    ("depot", depot.app),
+    ("certs", certs.app),
+    ("model", model.app),
+    ("lab", lab.app),
+):
     app.add_typer(sub, name=name)
 
 
@@ -74,10 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     except ApplianceError as error:
         screen.error(error)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except ClickException as error:
         error.show()
         sys.exit(Exit.USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         screen.say("Interrupted. The same command continues where it stopped.")
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:

@@ -1,0 +1,53 @@
+"""`appliance site`: start the inventory of a site, and check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.options import screen_of
+
+app = typer.Typer(help="Start the inventory of a site, and check it.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def new(ctx: typer.Context, directory: Annotated[Path, typer.Argument(help="Directory to make.")]) -> None:
+    """Write an example inventory to change.
+
+    Example: appliance site new ./site
+    """
+    import shutil
+
+    from engine.errors import InputError
+    from installer import product
+
+    if directory.exists():
+        raise InputError(
+            "there is something already", where=str(directory), remedy="Name a directory that does not exist."
+        )
+    shutil.copytree(product.data("inventories") / "example", directory)
+    screen_of(ctx).result(
+        {"inventory": str(directory)}, f"Wrote {directory}: change hosts.yml and group_vars/all/site.yml"
+    )
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
+) -> None:
+    """Validate an inventory without touching any node.
+
+    Example: appliance site check -i ./site
+    """
+    from rich.table import Table
+
+    from installer.site.inventory import load
+
+    found = load(inventory)
+    table = Table("host", "address", "groups", box=None)
+    for host in found.hosts:
+        table.add_row(host.name, host.address, ", ".join(host.groups))
+    screen_of(ctx).result({"hosts": [vars(h) for h in found.hosts], "site": found.site.model_dump(mode="json")}, table)

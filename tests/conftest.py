@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,18 @@ from tests.demo import Demo, make_bundle
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh."""
-    work = tmp_path_factory.mktemp("demo")
-    made = Demo(work, work / "dist")
-    make_bundle(made)
-    return made
+def demo() -> Iterator[Demo]:
+    """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh.
+
+    Not below pytest's own directory, which is private: nodes and the depot's web server read from here.
+    """
+    work = Path(tempfile.mkdtemp(prefix="appliance-test-"))
+    try:
+        made = Demo(work, work / "dist")
+        make_bundle(made)
+        yield made
+    finally:
+        shutil.rmtree(work)
 
 
 @pytest.fixture(scope="session")

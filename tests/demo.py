@@ -42,6 +42,7 @@ class Demo:
     phases: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.work.chmod(0o711)  # the depot's web server passes through; what is secret below has its own mode
         self.passphrase = self.work / "passphrase"
         if not self.passphrase.exists():
             durable.write(self.passphrase, secrets.token_urlsafe(24), mode=0o600)

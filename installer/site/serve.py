@@ -16,6 +16,7 @@ from pathlib import Path
 
 from engine import durable
 from engine.errors import ResourceError
+from engine.process import run
 
 START_S = 10.0
 
@@ -83,12 +84,13 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
         raise ResourceError(
             "nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light"
         )
-    run = Path(tempfile.mkdtemp(prefix="appliance-depot-"))
+    _require_readable(bundles)
+    work = Path(tempfile.mkdtemp(prefix="appliance-depot-"))
     process: subprocess.Popen[bytes] | None = None
     try:
-        run.chmod(0o755)
+        work.chmod(0o755)
         config = CONFIG.format(
-            run=run,
+            run=work,
             address=address,
             port=port,
             tls=tls,
@@ -96,13 +98,13 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
             user=_user(),
             crl=f"ssl_crl {tls.crl};" if tls.crl else "",
         )
-        durable.write(run / "nginx.conf", config)
+        durable.write(work / "nginx.conf", config)
         process = subprocess.Popen(  # a server lives as long as the block, which `run` cannot express
             # A killed install must not leave a server behind: the kernel ends it with us.
-            ["setpriv", "--pdeathsig", "TERM", nginx, "-e", str(run / "error.log"), "-p", str(run), "-c", str(run / "nginx.conf")],
+            ["setpriv", "--pdeathsig", "TERM", nginx, "-e", str(work / "error.log"), "-p", str(work), "-c", str(work / "nginx.conf")],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
-        _wait(process, address, port, run)
+        _wait(process, address, port, work)
         yield f"https://{address}:{port}"
     finally:
         if process is not None:
@@ -112,7 +114,25 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_readable(bundles: Path) -> None:
+    """The workers' user must reach the bundles; a private directory above them would show as 403 on every node.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    if os.geteuid() != 0:
+        return
+    user = _user().removeprefix("user ").rstrip(";").split()[0]
+    look = run(["setpriv", f"--reuid={user}", "--clear-groups", "test", "-x", bundles], ok=(0, 1))
+    if look.returncode != 0:
+        raise ResourceError(
+            f"the web server's user {user} cannot read the bundles",
+            where=str(bundles),
+            remedy="Let others pass the directories above it (chmod o+x), or use another --depot.",
+        )
 
 
 def _user() -> str:
@@ -125,12 +145,12 @@ def _user() -> str:
         return "user nobody nogroup;"
 
 
-def _wait(process: subprocess.Popen[bytes], address: str, port: int, run: Path) -> None:
+def _wait(process: subprocess.Popen[bytes], address: str, port: int, work: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             said = (process.stderr.read() if process.stderr else b"").decode(errors="replace")
-            log = run / "error.log"
+            log = work / "error.log"
             reason = (log.read_text() if log.exists() else "") or said
             raise ResourceError(
                 f"the depot's web server did not start: {reason.strip()[-400:]}",

@@ -13,6 +13,7 @@ def variables(inventory: Inventory, release: str) -> dict[str, Any]:
     """Variables that are made from the whole site: lists of dictionaries, which templates cannot make.
 
     Returns:
+        appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
         appliance_services: for the role vllm, models as directories on the node.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
@@ -26,6 +27,8 @@ def variables(inventory: Inventory, release: str) -> dict[str, Any]:
     return {
         "appliance_release": release,
         "appliance_site": site.model_dump(mode="json"),
+        "appliance_batch": site.rolling.batch,
+        "appliance_max_failed_percent": site.rolling.max_failed_percent,
         "appliance_services": services,
         "appliance_local_upstreams": [
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,15 @@ def lab() -> Iterator[Lab]:
         yield made
     finally:
         down(name)
+
+
+@pytest.fixture
+def state(demo: Demo) -> Iterator[Path]:
+    """A control host of its own, where the depot's web server can read."""
+    path = Path(tempfile.mkdtemp(prefix="control-", dir=demo.work))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
 
 
 def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Path:
@@ -69,22 +80,24 @@ def node(lab: Lab, number: int, command: str) -> None:
     subprocess.run([*lab.ssh(lab.nodes[number].address), command], check=True, timeout=60, capture_output=True)
 
 
-def test_an_unreachable_node_is_named_and_the_rest_is_left_alone(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+def test_an_unreachable_node_is_named_and_the_rest_is_left_alone(
+    demo: Demo, lab: Lab, tmp_path: Path, state: Path
+) -> None:
     """The policy lets no node fail, so no other node is switched."""
     dead = lab.host_address.rsplit(".", 1)[0] + ".99"
     site = inventory(lab, tmp_path / "site", {"alive": lab.nodes[0].address, "dead": dead}, 7451)
-    outcome = install(demo, site, tmp_path / "state")
+    outcome = install(demo, site, state)
     assert [(f["node"], f["unreachable"]) for f in outcome["failures"]] == [("dead", True)]
     assert "cannot be reached" in outcome["failures"][0]["reason"]
     assert Path(outcome["log"]).is_file()
     assert not any("vllm" in c for c in outcome["nodes"]["alive"]["changes"])
 
 
-def test_a_full_node_is_named_with_what_is_missing(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+def test_a_full_node_is_named_with_what_is_missing(demo: Demo, lab: Lab, tmp_path: Path, state: Path) -> None:
     node(lab, 0, "mkdir -p /var/lib/appliance && mount -t tmpfs -o size=64m tmpfs /var/lib/appliance")
     try:
         site = inventory(lab, tmp_path / "site", {"full": lab.nodes[0].address}, 7452)
-        outcome = install(demo, site, tmp_path / "state")
+        outcome = install(demo, site, state)
     finally:
         node(lab, 0, "umount -l /var/lib/appliance")
     assert [f["node"] for f in outcome["failures"]] == ["full"]
@@ -92,24 +105,24 @@ def test_a_full_node_is_named_with_what_is_missing(demo: Demo, lab: Lab, tmp_pat
     assert "Free space" in outcome["failures"][0]["reason"]
 
 
-def test_a_node_without_python_is_named_with_the_remedy(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+def test_a_node_without_python_is_named_with_the_remedy(demo: Demo, lab: Lab, tmp_path: Path, state: Path) -> None:
     hide = "for f in /usr/bin/python3*; do mv $f /usr/lib/hidden-$(basename $f); done"
     node(lab, 1, hide)
     try:
         site = inventory(lab, tmp_path / "site", {"bare": lab.nodes[1].address}, 7453)
-        outcome = install(demo, site, tmp_path / "state")
+        outcome = install(demo, site, state)
     finally:
         node(lab, 1, "for f in /usr/lib/hidden-python3*; do mv $f /usr/bin/${f#/usr/lib/hidden-}; done")
     assert [f["node"] for f in outcome["failures"]] == ["bare"]
     assert "has no Python. Install the package python3" in outcome["failures"][0]["reason"]
 
 
-def test_a_wrong_host_key_stops_before_anything_is_sent(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+def test_a_wrong_host_key_stops_before_anything_is_sent(demo: Demo, lab: Lab, tmp_path: Path, state: Path) -> None:
     site = inventory(lab, tmp_path / "site", {"imposter": lab.nodes[0].address}, 7454)
     empty = tmp_path / "known_hosts"
     empty.write_text("")
     hosts = (site / "hosts.yml").read_text()
     (site / "hosts.yml").write_text(hosts.replace(str(lab.known_hosts), shlex.quote(str(empty))))
-    outcome = install(demo, site, tmp_path / "state")
+    outcome = install(demo, site, state)
     assert outcome["failures"][0]["unreachable"]
     assert "Host key verification failed" in outcome["failures"][0]["reason"]

@@ -315,6 +315,21 @@ def test_header_bombs_are_refused(
     assert site.connect(client).ask("GET", path, None, headers).status == status
 
 
+def test_a_slow_head_is_cut_off_and_holds_nobody_up(site: Site, client: Identity) -> None:
+    context, begin = site.context(client), time.monotonic()
+    with (
+        socket.create_connection((site.gateway, 8443), 30) as plain,
+        context.wrap_socket(plain, server_hostname=site.gateway) as tls,
+    ):
+        tls.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+        assert site.connect(client).ask("GET", "/v1/models").status == 200
+        try:
+            assert tls.recv(100) == b""
+        except ConnectionResetError:
+            pass  # how nginx ends what has timed out
+    assert time.monotonic() - begin < 20
+
+
 def test_one_client_s_streams_are_limited_and_another_s_are_not_touched(site: Site, client: Identity) -> None:
     streams = [Stream(site, client, f"limit-{n}") for n in range(4)]
     refused = site.connect(client).ask("GET", "/v1/models")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from engine import probe
 from engine.errors import ApplianceError, InputError
@@ -217,3 +223,87 @@ def test_only_https_to_a_host_is_asked(url: str) -> None:
 def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be used"):
         probe.main(["--url=https://node:1", f"--ca={tmp_path}/none.crt", "--model=tiny"])
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of localhost that vouches for itself, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path / "localhost.pem"
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@contextmanager
+def tls_server(certificate: Path, raw: bytes, *, drips: bool = False) -> Iterator[int]:
+    """Demands a client certificate, then says ``raw``; with ``drips`` it then keeps the connection open. Yields the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.load_verify_locations(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            try:
+                plain, _ = listening.accept()
+                with context.wrap_socket(plain, server_side=True) as connection:
+                    _request(connection)
+                    connection.sendall(raw)
+                    while drips and not done.wait(0.05):
+                        connection.sendall(b"a")
+            except OSError:
+                return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            done.set()
+            thread.join(10)
+
+
+def test_a_token_comes_over_mutual_tls(certificate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tls_server(certificate, http(200, json.dumps(GOOD).encode())) as port:
+        tls = [f"--url=https://localhost:{port}", f"--ca={certificate}", f"--cert={certificate}"]
+        assert probe.main([*tls, "--model=tiny", "--timeout=5"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 1
+
+
+@pytest.mark.parametrize("given", [["--cert"], ["--ca"]])
+def test_a_server_that_is_not_trusted_or_does_not_trust_gives_no_token(certificate: Path, given: list[str]) -> None:
+    with (
+        tls_server(certificate, http(200, json.dumps(GOOD).encode())) as port,
+        pytest.raises(ApplianceError, match="does not answer"),
+    ):
+        probe.main(
+            [f"--url=https://localhost:{port}", *(f"{o}={certificate}" for o in given), "--model=tiny", "--timeout=5"]
+        )
+
+
+def test_a_server_that_drips_over_tls_is_cut_off_in_time(certificate: Path) -> None:
+    begin = time.monotonic()
+    with (
+        tls_server(certificate, b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", drips=True) as port,
+        pytest.raises(ApplianceError, match=r"did not answer within 0\.4 s"),
+    ):
+        tls = [f"--url=https://localhost:{port}", f"--ca={certificate}", f"--cert={certificate}"]
+        probe.main([*tls, "--model=tiny", "--timeout=0.4"])
+    assert time.monotonic() - begin < 4

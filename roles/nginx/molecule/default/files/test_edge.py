@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -323,10 +324,8 @@ def test_a_slow_head_is_cut_off_and_holds_nobody_up(site: Site, client: Identity
     ):
         tls.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX-Slow: ")
         assert site.connect(client).ask("GET", "/v1/models").status == 200
-        try:
+        with contextlib.suppress(ConnectionResetError):  # how nginx ends what has timed out
             assert tls.recv(100) == b""
-        except ConnectionResetError:
-            pass  # how nginx ends what has timed out
     assert time.monotonic() - begin < 20
 
 

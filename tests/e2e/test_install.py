@@ -131,8 +131,10 @@ def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None
     assert "Error" in refused_without_certificate(demo, lab)
 
 
-def test_the_node_cannot_get_out(lab: Lab) -> None:
-    assert "not permitted" in refused_outside(lab)
+def test_the_node_cannot_get_out_and_counts_every_attempt(lab: Lab) -> None:
+    assert refused_outside(lab)
+    tried = json.loads(on_node(lab, "/opt/appliance/current/engine/bin/appliance-engine egress"))
+    assert tried
 
 
 def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: Lab) -> None:
@@ -181,4 +183,7 @@ def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, l
         except Exception:
             assert time.monotonic() < deadline, "no answer after the reboot"
             time.sleep(1)
-    assert "not permitted" in refused_outside(lab)
+    assert refused_outside(lab)
+    on_node(
+        lab, "/opt/appliance/current/engine/bin/appliance-engine egress"
+    )  # fails unless every attempt was denied and counted

@@ -48,13 +48,15 @@ def run(
         ApplianceError: it did not end within ``timeout_s`` seconds.
     """
     args = [str(a) for a in argv]
-    if shutil.which(args[0]) is None:
+    # Tools for administrators are not on the path of every session.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+    if shutil.which(args[0], path=path) is None:
         raise ResourceError(f"{args[0]} is not installed", remedy=f"Install it: apt-get install {package or args[0]}")
     try:
         done = subprocess.run(
             args,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PATH": path, **(env or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -92,7 +92,10 @@ class HttpFetcher(FetcherInterface):
         self._pool = pool
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        response = self._pool.request("GET", url, preload_content=False, redirect=False)
+        try:
+            response = self._pool.request("GET", url, preload_content=False, redirect=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise tuf.DownloadError(f"{url}: {error}") from error
         try:
             if response.status >= 400:
                 raise tuf.DownloadHTTPError(f"{url} answers {response.status}", response.status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -35,12 +36,14 @@ def serve(
         "/var/lib/appliance/ca"
     ),
     depot: DepotDir = DEFAULT_DEPOT,
+    pid_file: Annotated[Path | None, typer.Option(help="Write the process number there.")] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Serve the depot over mutual TLS until interrupted. `install` does this by itself while it runs.
 
     Example: appliance depot serve --address 192.0.2.5
     """
+    from engine import durable
     from installer.site import controlpki
     from installer.site.serve import serving
     from installer.trust.secret import passphrase, private_copy
@@ -48,6 +51,8 @@ def serve(
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with private_copy(secret) as secret_file:
         tls = controlpki.server_tls(ca, secret_file, address)
+    if pid_file:
+        durable.write(pid_file, f"{os.getpid()}\n")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with serving(bundles or depot / "bundles", address, port, tls) as url:
         screen_of(ctx).say(f"serving {bundles or depot / 'bundles'} at {url}")

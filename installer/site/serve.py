@@ -85,6 +85,7 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
             "nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light"
         )
     _require_readable(bundles)
+    _require_free(address, port)
     work = Path(tempfile.mkdtemp(prefix="appliance-depot-"))
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -133,6 +134,23 @@ def _require_readable(bundles: Path) -> None:
             where=str(bundles),
             remedy="Let others pass the directories above it (chmod o+x), or use another --depot.",
         )
+
+
+def _require_free(address: str, port: int) -> None:
+    """Nobody else may listen there: nodes would talk to a stranger, and nginx itself waits long before it says so.
+
+    Raises:
+        ResourceError: the port is taken, or the address is not this host's.
+    """
+    try:
+        with socket.create_server((address, port)):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"the depot cannot be served: {error.strerror}",
+            where=f"{address}:{port}",
+            remedy="Free the port, or correct control.address and control.port of the site.",
+        ) from error
 
 
 def _user() -> str:

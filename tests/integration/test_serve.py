@@ -1,0 +1,93 @@
+"""The depot's web server: only nodes with a certificate of the site, only bundles, and nothing left behind."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import urllib3
+
+from engine.errors import ResourceError
+from installer.pki import Authority, utc_now
+from installer.site import controlpki
+from installer.site.serve import serving
+from tests.bundles import PASSPHRASE, make
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that the web server's user may pass."""
+    with TemporaryDirectory() as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+@pytest.fixture
+def passphrase(place: Path) -> Path:
+    path = place / "passphrase"
+    path.write_text(PASSPHRASE)
+    path.chmod(0o600)
+    return path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def status(url: str, ca: Path, place: Path, kind: str | None, passphrase: Path) -> int:
+    """Status of a GET with a certificate of that kind, or none."""
+    context = ssl.create_default_context(cafile=str(ca / "ca.crt"))
+    if kind:
+        key, certificate = Authority(ca).issue(
+            kind=kind, name="n", names=["n"], passphrase=passphrase.read_text(), days=1, now=utc_now()
+        )  # type: ignore[arg-type]
+        (place / "k").write_bytes(key)
+        (place / "c").write_bytes(certificate)
+        context.load_cert_chain(place / "c", place / "k")
+    return urllib3.PoolManager(ssl_context=context).request("GET", url, retries=False).status
+
+
+def test_nodes_get_bundles_and_nobody_else_gets_anything(place: Path, passphrase: Path) -> None:
+    bundle = make(place / "bundles", {"files/a.txt": b"a"})
+    (place / "secret").write_text("x")
+    port = free_port()
+    tls = controlpki.server_tls(place / "ca", passphrase, "127.0.0.1")
+    with serving(bundle.path.parent, "127.0.0.1", port, tls) as url:
+
+        def ask(path: str, kind: str | None) -> int:
+            return status(f"{url}/{path}", place / "ca", place, kind, passphrase)
+
+        assert ask("demo-1.0.0/metadata/timestamp.json", "node") == 200
+        assert ask("demo-1.0.0/content/files/a.txt", "node") == 200
+        assert ask("demo-1.0.0/content/files/a.txt", "client") == 403
+        assert ask("demo-1.0.0/content/files/a.txt", None) == 400
+        assert ask("demo-1.0.0/content/../../secret", "node") in (400, 404)
+        assert ask("demo-1.0.0/README.txt", "node") == 404
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), 2)
+
+
+def test_a_taken_port_is_said_at_once(place: Path, passphrase: Path) -> None:
+    tls = controlpki.server_tls(place / "ca", passphrase, "127.0.0.1")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(ResourceError, match="Address already in use"),
+        serving(place, "127.0.0.1", taken.getsockname()[1], tls),
+    ):
+        raise AssertionError("it was served")
+
+
+def test_a_private_directory_is_said_before_any_node_sees_403(place: Path, passphrase: Path) -> None:
+    (place / "private").mkdir(mode=0o700)
+    (place / "private" / "bundles").mkdir()
+    tls = controlpki.server_tls(place / "ca", passphrase, "127.0.0.1")
+    with (
+        pytest.raises(ResourceError, match="cannot read the bundles"),
+        serving(place / "private" / "bundles", "127.0.0.1", free_port(), tls),
+    ):
+        raise AssertionError("it was served")

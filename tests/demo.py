@@ -74,7 +74,9 @@ class Demo:
             check=False,
         )
         if done.returncode not in ok:
-            raise SystemExit(f"demo: `appliance {words[0]}` ended with {done.returncode}, expected {ok}")
+            raise SystemExit(
+                f"demo: `appliance {words[0]}` ended with {done.returncode}, expected {ok}: {done.stdout or ''}"
+            )
         return json.loads(done.stdout) if json_output else done.returncode
 
     def say(self, text: str) -> None:

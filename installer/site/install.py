@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,8 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
     }
     (run_dir / "runner").mkdir(mode=0o700)
     arguments = [*(["--check"] if request.check else []), *(["--diff"] if request.diff else [])]
-    with _depot_served(request, view):
+    # Connections are shared within this run only; the directory's name is short because a socket's path must be.
+    with _depot_served(request, view), tempfile.TemporaryDirectory(prefix="appl-") as connections:
         result = ansible_runner.run(
             private_data_dir=str(run_dir / "runner"),
             playbook=str(playbooks / "site.yml"),
@@ -160,6 +162,7 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
             envvars={
                 "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
                 "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
                 "PYTHONPATH": str(product.PACKAGE.parent),
             },
             event_handler=tracker.handle,

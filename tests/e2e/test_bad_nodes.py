@@ -54,7 +54,8 @@ def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Pa
     (where / "hosts.yml").write_text(text)
     site = yaml.safe_load((TREE / "inventories/demo/group_vars/all/site.yml").read_text())["appliance_site"]
     site["control"] = {"address": lab.host_address, "port": port}
-    site["management_sources"] = site["client_sources"] = [f"{lab.host_address}/32"]
+    site["management_sources"] = [f"{lab.host_address}/32"]
+    site["client_sources"] = [f"{lab.host_address}/32"]
     (where / "group_vars/all/site.yml").write_text(yaml.safe_dump({"appliance_site": site}))
     return where
 

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 
 from engine.errors import ResourceError
-from installer.pki import Authority, utc_now
+from installer.pki import Authority, Kind, utc_now
 from installer.site import controlpki
 from installer.site.serve import serving
 from tests.bundles import PASSPHRASE, make
@@ -39,13 +39,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def status(url: str, ca: Path, place: Path, kind: str | None, passphrase: Path) -> int:
+def status(url: str, ca: Path, place: Path, kind: Kind | None, passphrase: Path) -> int:
     """Status of a GET with a certificate of that kind, or none."""
     context = ssl.create_default_context(cafile=str(ca / "ca.crt"))
     if kind:
         key, certificate = Authority(ca).issue(
             kind=kind, name="n", names=["n"], passphrase=passphrase.read_text(), days=1, now=utc_now()
-        )  # type: ignore[arg-type]
+        )
         (place / "k").write_bytes(key)
         (place / "c").write_bytes(certificate)
         context.load_cert_chain(place / "c", place / "k")
@@ -59,7 +59,7 @@ def test_nodes_get_bundles_and_nobody_else_gets_anything(place: Path, passphrase
     tls = controlpki.server_tls(place / "ca", passphrase, "127.0.0.1")
     with serving(bundle.path.parent, "127.0.0.1", port, tls) as url:
 
-        def ask(path: str, kind: str | None) -> int:
+        def ask(path: str, kind: Kind | None) -> int:
             return status(f"{url}/{path}", place / "ca", place, kind, passphrase)
 
         assert ask("demo-1.0.0/metadata/timestamp.json", "node") == 200

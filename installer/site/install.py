@@ -163,6 +163,8 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
                 "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
                 "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
                 "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
+                # ansible-runner turns the check off unless it is named here.
+                "ANSIBLE_HOST_KEY_CHECKING": "True",
                 "PYTHONPATH": str(product.PACKAGE.parent),
             },
             event_handler=tracker.handle,

@@ -102,7 +102,7 @@ def test_a_full_node_is_named_with_what_is_missing(demo: Demo, lab: Lab, tmp_pat
     finally:
         node(lab, 0, "umount -l /var/lib/appliance")
     assert [f["node"] for f in outcome["failures"]] == ["full"]
-    assert "bytes free" in outcome["failures"][0]["reason"]
+    assert "bytes are to come and" in outcome["failures"][0]["reason"]
     assert "Free space" in outcome["failures"][0]["reason"]
 
 

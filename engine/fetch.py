@@ -23,6 +23,7 @@ from engine.blobs import Blobs
 from engine.download import TIMEOUT, WORKERS, Downloader, Item
 from engine.durable import disk_errors
 from engine.errors import ApplianceError, ResourceError, TrustError
+from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 
@@ -62,15 +63,18 @@ class Door:
         self._report = report or Silent()
         self._blobs = Blobs(store / "blobs")
 
-    def fetch(self, release: str, profiles: set[str], *, dry_run: bool = False) -> Fetched:
+    def fetch(self, release: str, profiles: set[str], *, dry_run: bool = False, demand: Demand = ANY) -> Fetched:
         """Bring the node's content up to date; with ``dry_run`` only say what would come.
+
+        Args:
+            demand: what the control host requires of the metadata; it remembers what a reinstalled node has forgotten.
 
         Raises:
             TrustError: metadata or content was refused.
             UpstreamError: the depot does not answer.
             ResourceError: too little space; nothing was fetched.
         """
-        trusted = self._trusted(release, dry_run)
+        trusted = self._trusted(release, dry_run, demand)
         if trusted.release != release:
             raise TrustError(
                 f"the depot serves {trusted.release}, not {release}",
@@ -96,18 +100,17 @@ class Door:
         size = sum(t.size for t in wanted)
         return Fetched(release, bool(missing) or stale, len(wanted), size, len(missing), travelled, str(view))
 
-    def _trusted(self, release: str, dry_run: bool) -> Trusted:
+    def _trusted(self, release: str, dry_run: bool, demand: Demand) -> Trusted:
         """The verified metadata. A dry run works on a copy of the memory, for looking must not move it."""
         fetcher = trust.HttpFetcher(self._pool)
-        name = release.rsplit("-", 1)[0]
-        state = self._store / "trust" / name
+        memory = self._store / "trust"
         if not dry_run:
-            return trust.refresh(fetcher=fetcher, url=self._url, state=state, pinned_root=self._root)
+            return Memory(memory, self._root).refresh(fetcher, self._url, demand)
         with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
-            copy = Path(scratch) / "state"
-            if state.is_dir():
-                shutil.copytree(state, copy, symlinks=True)
-            return trust.refresh(fetcher=fetcher, url=self._url, state=copy, pinned_root=self._root)
+            copy = Path(scratch) / "trust"
+            if memory.is_dir():
+                shutil.copytree(memory, copy, symlinks=True)
+            return Memory(copy, self._root).refresh(fetcher, self._url, demand)
 
     def _require_space(self, missing: list[Target]) -> None:
         need = sum(t.size for t in missing)
@@ -181,10 +184,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cert", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--minimum-version", type=int, default=0, help="refuse metadata older than this version")
+    parser.add_argument(
+        "--allow-downgrade", default="", metavar="REASON", help="accept an older release; kept on record"
+    )
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(argv)
     os.umask(0o022)
     pool = tls_pool(options.ca, options.cert, options.key)
     door = Door(options.store, options.url, pool, options.root.read_bytes())
-    print(json.dumps(asdict(door.fetch(options.release, set(options.profiles), dry_run=options.dry_run))))  # noqa: T201
+    demand = Demand(options.minimum_version, options.allow_downgrade)
+    fetched = door.fetch(options.release, set(options.profiles), dry_run=options.dry_run, demand=demand)
+    print(json.dumps(asdict(fetched)))  # noqa: T201
     return 0

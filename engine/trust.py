@@ -150,7 +150,7 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
             where=str(state),
             remedy="Check space and permissions there.",
         ) from error
-    return _trusted(signed, root_version)
+    return listing(signed, root_version)
 
 
 def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
@@ -188,7 +188,12 @@ def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
             )
 
 
-def _trusted(signed: Targets, root_version: int) -> Trusted:
+def listing(signed: Targets, root_version: int) -> Trusted:
+    """The files that targets metadata lists, each with a path that is safe to open.
+
+    Raises:
+        TrustError: a path, hash or name that is not allowed.
+    """
     if len(signed.targets) > MAX_TARGETS:
         raise TrustError(f"the metadata lists {len(signed.targets)} files; at most {MAX_TARGETS} are allowed")
     targets = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine import tree, trust
 from engine.blobs import hash_stream
 from engine.errors import InputError, TrustError
+from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 
@@ -39,8 +40,8 @@ class Verification:
         return not self.findings
 
 
-def open_bundle(bundle: Path, pinned_root: bytes, state: Path | None = None) -> Trusted:
-    """Check the metadata of a bundle directory; a kept ``state`` makes it refuse older bundles.
+def open_bundle(bundle: Path, pinned_root: bytes, memory: Memory | None = None, demand: Demand = ANY) -> Trusted:
+    """Check the metadata of a bundle directory; with a ``memory`` older bundles than those it knows are refused.
 
     Raises:
         InputError: not a bundle directory.
@@ -52,23 +53,31 @@ def open_bundle(bundle: Path, pinned_root: bytes, state: Path | None = None) -> 
             where=str(bundle),
             remedy="Give the directory NAME-VERSION that `appliance build bundle` made.",
         )
+    if (bundle / "metadata/targets.json").exists() and not (bundle / "metadata/timestamp.json").exists():
+        raise TrustError(
+            "the metadata is not complete: the release is not signed yet, or was cut on its way",
+            where=str(bundle),
+            remedy="If it is a draft, `appliance sign` adds signatures; else copy it again.",
+        )
     fetcher = trust.DirectoryFetcher(bundle)
-    if state is not None:
-        return trust.refresh(fetcher=fetcher, url="file://", state=state, pinned_root=pinned_root)
+    if memory is not None:
+        return memory.refresh(fetcher, "file://", demand)
     with tempfile.TemporaryDirectory(prefix="appliance-trust-") as fresh:
         return trust.refresh(fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root)
 
 
-def verify(
-    bundle: Path, pinned_root: bytes, *, state: Path | None = None, report: Report | None = None
-) -> Verification:
+def verify(bundle: Path, pinned_root: bytes, *, report: Report | None = None) -> Verification:
     """Check signatures first, then every file of the bundle against them.
 
     Raises:
         TrustError: the metadata itself was refused; no content was read then.
     """
+    return compare(bundle, open_bundle(bundle, pinned_root), report)
+
+
+def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Verification:
+    """Every difference between the directory and a list of files."""
     report = report or Silent()
-    trusted = open_bundle(bundle, pinned_root, state)
     present, findings = {}, []
     for entry in tree.walk(bundle):
         head, _, rest = entry.path.partition("/")

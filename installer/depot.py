@@ -2,7 +2,7 @@
 
 blobs/                      content by SHA-256
 bundles/NAME-VERSION/       one bundle as a view: hard links into blobs, and its verified metadata
-trust/NAME/                 the newest metadata seen of each bundle name; older bundles are refused
+trust/                      what the depot remembers (engine.memory): newest roots and metadata, latest time seen, overrides
 root.json                   the pinned root of trust
 """
 
@@ -22,6 +22,7 @@ from engine import durable, tree, verify
 from engine.blobs import CHUNK, Blobs
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
+from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 
@@ -66,6 +67,14 @@ class Depot:
             )
         return path
 
+    def identity(self, release: str) -> tuple[str, int]:
+        """Signed name and version of an imported release; empty and 0 when it was not imported."""
+        path = self.root / "bundles" / release / "metadata" / "targets.json"
+        if not path.is_file():
+            return "", 0
+        signed = json.loads(path.read_bytes())["signed"]
+        return str(signed["x-appliance-name"]), int(signed["version"])
+
     def releases(self) -> list[str]:
         """Imported releases by name."""
         base = self.root / "bundles"
@@ -103,8 +112,20 @@ class Depot:
         durable.write(self.pinned_root, given)
         return given
 
-    def import_bundle(self, bundle: Path, *, root_json: Path | None = None, report: Report | None = None) -> Imported:
+    def memory(self) -> Memory:
+        """What the depot remembers.
+
+        Raises:
+            InputError: nothing was pinned yet.
+        """
+        return Memory(self.root / "trust", self.pin(None))
+
+    def import_bundle(
+        self, bundle: Path, *, root_json: Path | None = None, demand: Demand = ANY, report: Report | None = None
+    ) -> Imported:
         """Verify a bundle and take it in. Safe to kill: blobs that arrived stay, the view appears whole at the end.
+
+        Files that the depot holds already need not come again: metadata alone renews a bundle.
 
         Raises:
             TrustError: metadata or a file was refused; the view is not made.
@@ -115,18 +136,34 @@ class Depot:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
             with self._only_one():
                 pinned = self.pin(root_json)
-                name = verify.open_bundle(bundle, pinned).name  # signed, so it may choose the state directory
-                state = self.root / "trust" / name
-                trusted = verify.open_bundle(bundle, pinned, state)
+                memory = self.memory()
+                trusted = verify.open_bundle(bundle, pinned, memory, demand)
                 final = self.root / "bundles" / trusted.release
+                metadata = _metadata_files(memory, trusted.name)
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]
-                if final.is_dir() and not missing and _same_metadata(final, state):
+                if final.is_dir() and not missing and _same_metadata(final, metadata):
                     return Imported(trusted, final, 0, changed=False)
-                _check_listing(bundle, trusted)
+                _check_listing(bundle, trusted, missing)
                 self._require_space(missing)
                 copied = self._copy(bundle, missing, report)
-                self._make_view(trusted, state, final)
+                self._make_view(trusted, metadata, final)
                 return Imported(trusted, final, copied, changed=True)
+
+    def learn(self, chain: dict[int, bytes]) -> int:
+        """Follow new roots that came without a bundle, and hand them on to nodes; the version in force then.
+
+        Raises:
+            TrustError: the chain does not follow from the pinned root.
+        """
+        with disk_errors(self.root), self._only_one():
+            memory = self.memory()
+            version = memory.learn(chain)
+            for release in self.releases():
+                for number, data in memory.roots().items():
+                    path = self.view(release) / "metadata" / f"{number}.root.json"
+                    if not path.exists():
+                        durable.write(path, data)
+            return version
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
@@ -179,14 +216,14 @@ class Depot:
         report.end("import")
         return copied
 
-    def _make_view(self, trusted: Trusted, state: Path, final: Path) -> None:
+    def _make_view(self, trusted: Trusted, metadata: dict[str, bytes], final: Path) -> None:
         staging = final.with_name(f".{final.name}.importing")
         old = final.with_name(f".{final.name}.old")
         for leftover in (staging, old):
             shutil.rmtree(leftover, ignore_errors=True)
         for target in trusted.targets.values():
             self.blobs.link(target.sha256, staging / target.path)
-        for path, data in _metadata_files(state).items():
+        for path, data in metadata.items():
             durable.write(staging / "metadata" / path, data)
         if final.exists():
             final.rename(old)
@@ -200,10 +237,10 @@ class Depot:
         return data
 
 
-def _check_listing(bundle: Path, trusted: Trusted) -> None:
+def _check_listing(bundle: Path, trusted: Trusted, needed: list[Target]) -> None:
     """Refuse early, naming every file, before anything large is copied."""
     present = {e.path: e for e in tree.walk(bundle)}
-    missing = [p for p in trusted.targets if p not in present]
+    missing = [t.path for t in needed if t.path not in present]
     wrong = [
         p
         for p, e in present.items()
@@ -219,15 +256,13 @@ def _check_listing(bundle: Path, trusted: Trusted) -> None:
             )
 
 
-def _metadata_files(state: Path) -> dict[str, bytes]:
+def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:
     """The verified metadata as it is served on: the bytes the client kept, not a second read of the medium."""
-    files = {name: (state / name).read_bytes() for name in sorted(verify.METADATA)}
-    files |= {p.name: p.read_bytes() for p in sorted((state / "root_history").glob("*.root.json"))}
-    return files
+    files = {file: (memory.state(name) / file).read_bytes() for file in sorted(verify.METADATA)}
+    return files | {f"{number}.root.json": data for number, data in memory.roots().items()}
 
 
-def _same_metadata(view: Path, state: Path) -> bool:
+def _same_metadata(view: Path, metadata: dict[str, bytes]) -> bool:
     return all(
-        (view / "metadata" / n).is_file() and (view / "metadata" / n).read_bytes() == d
-        for n, d in _metadata_files(state).items()
+        (view / "metadata" / n).is_file() and (view / "metadata" / n).read_bytes() == d for n, d in metadata.items()
     )

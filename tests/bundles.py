@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Metadata, Root
 
 from installer.trust import sign
@@ -21,34 +22,65 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 class MemoryKeys(KeyStore):
     """A key store without files, for tests that sign hundreds of times."""
 
-    def __init__(self, directory: Path, *, threshold: int = 2, root_keys: int = 3) -> None:
+    def __init__(
+        self, directory: Path, *, threshold: int = 2, root_keys: int = 3, signers: int = 1, signatures: int = 1
+    ) -> None:
         super().__init__(directory)
-        self.signers = {
-            role: CryptoSigner(Ed25519PrivateKey.generate()) for role in ("targets", "snapshot", "timestamp")
+        self.by_role = {
+            role: [_new() for _ in range(count)]
+            for role, count in (("targets", signers), ("snapshot", 1), ("timestamp", 1))
         }
         self.root_signers = [CryptoSigner(Ed25519PrivateKey.generate()) for _ in range(root_keys)]
         root = Root(version=1, expires=NOW + timedelta(days=700), consistent_snapshot=False)
-        for role, signer in self.signers.items():
-            root.add_key(signer.public_key, role)
+        for role, keys in self.by_role.items():
+            for key in keys:
+                root.add_key(key.public_key, role)
+        root.roles["targets"].threshold = signatures
         for signer in self.root_signers:
             root.add_key(signer.public_key, "root")
         root.roles["root"].threshold = threshold
-        self.roots = {1: self.sign_root(root)}
+        self.roots = {1: self.signed_root(root)}
 
-    def sign_root(self, root: Root, signers: list[CryptoSigner] | None = None) -> bytes:
+    def signed_root(self, root: Root, signers: list[CryptoSigner] | None = None) -> bytes:
         metadata = Metadata(root)
         for signer in signers or self.root_signers:
             metadata.sign(signer, append=True)
         return metadata.to_bytes()
 
+    def root(self) -> Root:
+        """The newest root as it is, for tests sign with roots that nobody would accept."""
+        return Metadata[Root].from_bytes(self.root_bytes()).signed
+
     def root_chain(self) -> dict[int, bytes]:
         return self.roots
 
     def root_bytes(self) -> bytes:
-        return self.roots[1]
+        return self.roots[max(self.roots)]
 
-    def signer(self, role: str, passphrase: str) -> CryptoSigner:
-        return self.signers[role]
+    def signers(self, role: str, passphrase: str) -> list[Signer]:
+        return list(self.by_role[role])
+
+    def next_root(self, change: Callable[[Root], None], signers: list[CryptoSigner] | None = None) -> None:
+        """The next root, changed and signed by the root keys (or by those given), whether or not they may."""
+        root = self.root()
+        root.version += 1
+        change(root)
+        self.roots[root.version] = self.signed_root(root, signers)
+
+    def replace(self, role: str) -> None:
+        """A fresh key for a role; those it had are revoked by a new root."""
+        old, self.by_role[role] = self.by_role[role], [_new()]
+
+        def change(root: Root) -> None:
+            for signer in old:
+                root.revoke_key(signer.public_key.keyid, role)
+            root.add_key(self.by_role[role][0].public_key, role)
+
+        self.next_root(change)
+
+
+def _new() -> CryptoSigner:
+    return CryptoSigner(Ed25519PrivateKey.generate())
 
 
 @dataclass(frozen=True)
@@ -60,7 +92,8 @@ class Bundle:
 
     @property
     def root(self) -> bytes:
-        return self.keys.root_bytes()
+        """What a client pinned: the first root."""
+        return self.keys.roots[1]
 
 
 def make(

@@ -21,18 +21,18 @@ from installer.kinds import Work
 from installer.lockfile import Artifact, Lock
 from installer.trust import sign
 from installer.trust.keys import KeyStore
-from installer.trust.sign import Label
+from installer.trust.sign import Label, Signed
 
 HEADROOM = 64 << 20  # bytes for indexes, metadata and the file system's own needs
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished bundle. ``size`` in bytes of everything signed; ``content_digest`` is the same for equal content."""
+    """A built bundle. ``size`` in bytes of everything signed; ``content_digest`` is the same for equal content."""
 
     path: Path
     release: str
-    version: int
+    signed: Signed
     files: int
     size: int
     content_digest: str
@@ -83,7 +83,7 @@ def _assemble(
     passphrase: str,
     days: int,
     now: datetime,
-) -> tuple[int, int, int, str]:
+) -> tuple[Signed, int, int, str]:
     content = staging / "content"
     content.mkdir(parents=True)
     for name, kind in KINDS.items():
@@ -95,7 +95,7 @@ def _assemble(
     paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
     targets = sign.targets_of(staging, paths, _labels(lock))
     _compare(lock, work, {p: t.hashes["sha256"] for p, t in targets.items()})
-    version = sign.sign(
+    signed = sign.sign(
         staging,
         targets,
         name=definition.name,
@@ -106,8 +106,8 @@ def _assemble(
         now=now,
     )
     work.report.end("sign")
-    lines = "".join(f"{t.hashes['sha256']}  {p}\n" for p, t in sorted(targets.items()) if p.startswith("content/"))
-    return version, len(targets), sum(t.length for t in targets.values()), sign.digest(lines)
+    digest = sign.content_digest({p: t.hashes["sha256"] for p, t in targets.items()})
+    return signed, len(targets), sum(t.length for t in targets.values()), digest
 
 
 def manifest(definition: Definition, lock: Lock) -> str:

@@ -90,6 +90,7 @@ def build(
     from engine.blobs import Blobs
     from installer import definition, lockfile
     from installer.bundle import build as building
+    from installer.cli import sign as signing
     from installer.kinds import Work
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
@@ -111,9 +112,8 @@ def build(
             f"{parsed.release}: {len(locked.artifacts)} artifacts, {size(locked.size)}; would fetch {len(missing)} of them, {size(sum(missing.values()))}",
         )
         return
-    root = store.root_bytes()
     secret = passphrase(passphrase_file, purpose=f"the signing keys in {keys}")
-    store.signer("timestamp", secret)  # a wrong passphrase shows now, not after the downloads
+    store.signers("timestamp", secret)  # a wrong passphrase shows now, not after the downloads
     from installer.trust.secret import private_copy
 
     with screen, private_copy(secret) as secret_file:
@@ -122,17 +122,20 @@ def build(
         built = building.build(
             parsed, locked, work, out, keys=store, passphrase=secret, days=expires_days, now=datetime.now(UTC)
         )
-    del root
     screen.result(
         {
             "bundle": str(built.path),
             "release": built.release,
-            "version": built.version,
+            "version": built.signed.version,
+            "finished": built.signed.finished,
+            "signatures": len(built.signed.signatures.have),
+            "signatures_needed": built.signed.signatures.need,
             "files": built.files,
             "size": built.size,
             "content_digest": built.content_digest,
         },
-        f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}",
+        f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
+        + ("" if built.signed.finished else f"\n{signing.still_needed(built.signed)}"),
     )
 
 

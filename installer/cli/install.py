@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, Root, screen_of
+from installer.cli.options import DEFAULT_DEPOT, AllowDowngrade, DepotDir, PassphraseFile, Root, screen_of
 from installer.cli.screen import Screen, size
 
 if TYPE_CHECKING:
@@ -25,22 +25,30 @@ def import_bundle(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")],
     depot: DepotDir = DEFAULT_DEPOT,
     root: Root = None,
+    minimum_version: Annotated[
+        int, typer.Option(help="Refuse anything older; for the first import, from the release note.", metavar="VERSION")
+    ] = 0,
+    allow_downgrade: AllowDowngrade = "",
 ) -> None:
     """Verify a bundle and take it into the depot.
 
     The first import pins the root of trust given with --root. An older bundle than the newest seen is refused.
-    A stopped import continues where it was.
+    A stopped import continues where it was. Files that the depot has need not come again: what `appliance renew` wrote
+    (metadata alone) renews a bundle that is here.
 
     Example: appliance import --root root.json /media/drive/demo-1.0.0
     """
+    from engine.memory import Demand
     from installer.depot import Depot
 
     screen = screen_of(ctx)
     with screen:
-        done = Depot(depot).import_bundle(bundle, root_json=root, report=screen)
+        demand = Demand(minimum_version, allow_downgrade)
+        done = Depot(depot).import_bundle(bundle, root_json=root, demand=demand, report=screen)
     screen.result(
         {
             "release": done.trusted.release,
+            "version": done.trusted.version,
             "changed": done.changed,
             "copied": done.copied,
             "size": done.trusted.size,
@@ -68,6 +76,7 @@ def install(
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
+    allow_downgrade: AllowDowngrade = "",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Install a release on the nodes of an inventory.
@@ -96,7 +105,7 @@ def install(
     with screen, private_copy(secret) as secret_file:
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
-            root=root, check=check, diff=diff, limit=limit,
+            root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade,
         )  # fmt: skip
         outcome = run_install(request, screen, _listener(screen))
     _print(screen, outcome)

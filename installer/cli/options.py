@@ -55,6 +55,22 @@ PassphraseFile = Annotated[
         help="File with the passphrase, readable by you alone; asked for otherwise.",
     ),
 ]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pin-file",
+        envvar="APPLIANCE_PIN_FILE",
+        help="File with the PIN of a token, readable by you alone; asked for otherwise.",
+    ),
+]
+AllowDowngrade = Annotated[
+    str,
+    typer.Option(
+        "--allow-downgrade",
+        metavar="REASON",
+        help="Accept an older bundle than the newest seen; the reason is kept on record.",
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Pinned root of trust (root.json); the depot's once it has one.")
 ]

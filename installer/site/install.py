@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import durable, verify
-from engine.errors import InputError, ResourceError
+from engine.errors import InputError, ResourceError, TrustError
+from engine.memory import Demand
 from engine.report import Report
 from installer import product
 from installer.depot import Depot
@@ -42,6 +43,7 @@ class Request:
     check: bool = False
     diff: bool = False
     limit: str = ""
+    downgrade: str = ""  # the operator's reason for installing an older release than the newest seen
 
 
 @dataclass
@@ -98,7 +100,9 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
         outcome.release = request.release or _newest(depot)
         return depot.view(outcome.release), depot.pinned_root
     if not request.check:
-        imported = depot.import_bundle(request.bundle, root_json=request.root, report=report)
+        imported = depot.import_bundle(
+            request.bundle, root_json=request.root, demand=Demand(downgrade=request.downgrade), report=report
+        )
         outcome.release, outcome.imported_bytes, outcome.size = (
             imported.trusted.release,
             imported.copied,
@@ -147,6 +151,8 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
         "appliance_depot_root": str(root),
         "appliance_ca_dir": str(request.ca_dir.resolve()),
         "appliance_ca_passphrase_file": str(request.ca_passphrase),
+        "appliance_minimum_version": _minimum_version(request, outcome.release),
+        "appliance_allow_downgrade": request.downgrade,
     }
     (run_dir / "runner").mkdir(mode=0o700)
     arguments = [*(["--check"] if request.check else []), *(["--diff"] if request.diff else [])]
@@ -180,6 +186,25 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
             remedy="Mend what it names.",
         )
     return tracker
+
+
+def _minimum_version(request: Request, release: str) -> int:
+    """What nodes must not go behind: the newest version of that name that this control host has seen.
+
+    Raises:
+        TrustError: the release is older, and nobody said that this is meant.
+    """
+    if not request.depot.pinned_root.is_file() or request.downgrade:
+        return 0
+    name, version = request.depot.identity(release)
+    newest = request.depot.memory().version(name) if name else 0
+    if version < newest:
+        raise TrustError(
+            f"{release} (version {version}) is older than the newest {name} seen here (version {newest})",
+            where=str(request.depot.root),
+            remedy="Install the newest, or give the reason for going back with --allow-downgrade.",
+        )
+    return newest
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import getpass
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,26 @@ def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str
     return _long_enough(secret, purpose)
 
 
+def pin(file: Path | None) -> Callable[[str], str]:
+    """How a token's PIN is had: from the file, else asked at the terminal, when and only when a token wants it."""
+
+    def get(what: str) -> str:
+        if file is not None:
+            return _read(file)
+        if not sys.stdin.isatty():
+            raise InputError(
+                f"a token asks for its {what}", remedy="Give --pin-file; it must be readable by you alone."
+            )
+        return getpass.getpass(f"Token's {what}: ")
+
+    return get
+
+
 def _from_file(file: Path) -> str:
+    return _long_enough(_read(file), str(file))
+
+
+def _read(file: Path) -> str:
     try:
         info = file.stat()
         text = file.read_text().rstrip("\n")
@@ -52,7 +71,7 @@ def _from_file(file: Path) -> str:
         ) from error
     if info.st_mode & 0o077:
         raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
-    return _long_enough(text, str(file))
+    return text
 
 
 def _long_enough(secret: str, where: str) -> str:

@@ -1,23 +1,30 @@
-"""Turn a directory of content into a signed TUF repository."""
+"""Turn a directory of content into a signed TUF repository, in one step or in several on several machines.
+
+A release is drafted (targets.json with its first signatures), signed by whoever else must, and finished (snapshot and
+timestamp) by the builder once enough have. Until then no client accepts it, for it has no timestamp.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
-from tuf.api.serialization.json import JSONSerializer
 
-from engine import durable
+from engine import durable, trust
 from engine.blobs import hash_file
-from installer.trust.keys import KeyStore
+from engine.errors import InputError, TrustError
+from installer.trust import roots
+from installer.trust.keys import PRETTY, KeyStore
+from installer.trust.roots import Signatures
 
-PRETTY = JSONSerializer(compact=False)
+NAME, RELEASE = "x-appliance-name", "x-appliance-release"
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,15 @@ class Label:
     profiles: tuple[str, ...]
     licence: str = ""
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Where a release stands. ``version`` is its TUF version; it can be verified once ``finished``."""
+
+    version: int
+    signatures: Signatures
+    finished: bool
 
 
 LabelOf = Callable[[str], Label]
@@ -61,50 +77,149 @@ def sign(
     passphrase: str,
     days: int,
     now: datetime,
-) -> int:
-    """Write ``bundle/metadata``; returns the version.
+) -> Signed:
+    """Write ``bundle/metadata`` with the signatures that ``keys`` can give.
 
-    The version is the signing time in seconds: it grows without a counter that a builder could lose, and two
-    builders with the same keys cannot give out the same number for different content unless they sign in the same second.
+    The version is the signing time in seconds: it grows without a counter that a builder could lose, two builders
+    with the same keys cannot give out the same number for different content unless they sign in the same second,
+    and a machine whose clock is behind it knows that its clock is wrong.
 
     Args:
         days: until the metadata expires.
     """
-    version = int(now.timestamp())
     expires = (now + timedelta(days=days)).astimezone(UTC).replace(microsecond=0)
-    signers = {role: keys.signer(role, passphrase) for role in ("targets", "snapshot", "timestamp")}
+    about = {NAME: name, RELEASE: release}
+    draft = Metadata(Targets(version=int(now.timestamp()), expires=expires, targets=targets, unrecognized_fields=about))
+    _write_chain(bundle / "metadata", keys)
+    return _advance(bundle / "metadata", draft, keys, passphrase, keys.signers("targets", passphrase))
+
+
+def add_signatures(
+    bundle: Path, keys: KeyStore, passphrase: str, signers: Sequence[Signer], others: Iterable[Path] = ()
+) -> Signed:
+    """Add signatures to a drafted release, and finish it when that is enough and ``keys`` can.
+
+    Args:
+        signers: who signs now.
+        others: targets.json of copies that others have signed; their signatures are taken over.
+
+    Raises:
+        InputError: a copy is not of this release, or somebody signs whom the root does not allow.
+    """
     metadata = bundle / "metadata"
+    draft = read_draft(metadata / "targets.json")
+    for path in others:
+        copy = read_draft(path)
+        if copy.signed_bytes != draft.signed_bytes:
+            raise InputError(
+                "this is not a copy of the same release",
+                where=str(path),
+                remedy="Ask for the targets.json of this bundle.",
+            )
+        draft.signatures.update(copy.signatures)
+    allowed = keys.root().roles["targets"].keyids
+    for signer in signers:
+        if signer.public_key.keyid not in allowed:
+            raise InputError(
+                f"the key {signer.public_key.keyid[:16]} may not sign releases",
+                where=str(keys.root_path),
+                remedy="`appliance keys rotate targets --key` adds it to the root.",
+            )
+    return _advance(metadata, draft, keys, passphrase, signers)
 
-    signed_targets = Metadata(
-        Targets(
-            version=version,
-            expires=expires,
-            targets=targets,
-            unrecognized_fields={"x-appliance-name": name, "x-appliance-release": release},
-        )
+
+def renew(bundle: Path, out: Path, *, keys: KeyStore, passphrase: str, days: int, now: datetime) -> Signed:
+    """Sign the metadata of ``bundle`` anew into ``out/metadata``: same content, new version, new expiry, newest root chain.
+
+    Raises:
+        TrustError: the present metadata was not signed by these keys.
+    """
+    old = read_draft(bundle / "metadata" / "targets.json")
+    _require_ours(bundle, old, keys)
+    about = old.signed.unrecognized_fields
+    return sign(
+        out, old.signed.targets, name=about[NAME], release=about[RELEASE], keys=keys, passphrase=passphrase, days=days, now=now
+    )  # fmt: skip
+
+
+def _require_ours(bundle: Path, old: Metadata[Targets], keys: KeyStore) -> None:
+    """Signed by any root of our own chain: a key may have been rotated since, which is a reason to renew."""
+    for data in keys.root_chain().values():
+        root = Metadata.from_bytes(data).signed
+        if roots.signatures(root, "targets", old.signed_bytes, old.signatures).enough:
+            return
+    raise TrustError(
+        "this bundle was not signed with these keys",
+        where=str(bundle),
+        remedy="Name the directory of the keys it was built with, with --keys.",
     )
-    signed_targets.sign(signers["targets"])
-    raw_targets = signed_targets.to_bytes(PRETTY)
 
+
+def read_draft(path: Path) -> Metadata[Targets]:
+    """A targets.json of ours that may lack signatures. Read on machines that sign, never to use content.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(trust.CONFIG.targets_max_length + 1)
+        if len(data) > trust.CONFIG.targets_max_length:
+            raise InputError("longer than any list of files may be", where=str(path), remedy="Copy the bundle again.")
+        return Metadata[Targets].from_bytes(data)
+    except OSError as error:
+        raise InputError(
+            f"cannot read it: {error.strerror}", where=str(path), remedy="Name a bundle's directory."
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # python-tuf raises many types on malformed input
+        raise InputError(
+            f"not the metadata of a release: {error}", where=str(path), remedy="Copy the bundle again."
+        ) from error
+
+
+def _advance(
+    metadata: Path, draft: Metadata[Targets], keys: KeyStore, passphrase: str, signers: Sequence[Signer]
+) -> Signed:
+    for signer in signers:
+        draft.sign(signer, append=True)
+    root = keys.root()
+    state = roots.signatures(root, "targets", draft.signed_bytes, draft.signatures)
+    draft.signatures = {k: s for k, s in draft.signatures.items() if k in state.have}
+    raw = draft.to_bytes(PRETTY)
+    online = {role: keys.signers(role, passphrase) for role in ("snapshot", "timestamp")} if state.enough else {}
+    finish = state.enough and all(len(s) >= root.roles[r].threshold for r, s in online.items())
+    durable.write(metadata / "targets.json", raw)
+    if finish:
+        _finish(metadata, draft.signed, raw, online)
+    return Signed(draft.signed.version, state, finish)
+
+
+def _finish(metadata: Path, targets: Targets, raw_targets: bytes, online: dict[str, list[Signer]]) -> None:
+    """The timestamp comes last: with it the release can be verified."""
+    version, expires = targets.version, targets.expires
     snapshot = Metadata(Snapshot(version=version, expires=expires, meta={"targets.json": _meta(version, raw_targets)}))
-    snapshot.sign(signers["snapshot"])
+    for signer in online["snapshot"]:
+        snapshot.sign(signer, append=True)
     raw_snapshot = snapshot.to_bytes(PRETTY)
-
     timestamp = Metadata(Timestamp(version=version, expires=expires, snapshot_meta=_meta(version, raw_snapshot)))
-    timestamp.sign(signers["timestamp"])
-
-    for number, root in keys.root_chain().items():
-        durable.write(metadata / f"{number}.root.json", root)
-    durable.write(metadata / "targets.json", raw_targets)
+    for signer in online["timestamp"]:
+        timestamp.sign(signer, append=True)
     durable.write(metadata / "snapshot.json", raw_snapshot)
     durable.write(metadata / "timestamp.json", timestamp.to_bytes(PRETTY))
-    return version
+
+
+def _write_chain(metadata: Path, keys: KeyStore) -> None:
+    for number, root in keys.root_chain().items():
+        durable.write(metadata / f"{number}.root.json", root)
+
+
+def content_digest(hashes: dict[str, str]) -> str:
+    """One number for all content: SHA-256 over ``sha256  path`` lines of content/, sorted, as `sha256sum` prints them."""
+    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(hashes.items()) if path.startswith("content/"))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _meta(version: int, raw: bytes) -> MetaFile:
     return MetaFile.from_data(version, raw, ["sha256"])
-
-
-def digest(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()

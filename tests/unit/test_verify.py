@@ -13,6 +13,7 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from engine import tree
 from engine.errors import InputError, TrustError
+from engine.memory import Memory
 from engine.verify import open_bundle, verify
 from installer.trust import sign
 from tests.bundles import NOW, Bundle, MemoryKeys, make
@@ -132,7 +133,7 @@ def test_a_root_signed_below_its_threshold_is_refused(tmp_path: Path) -> None:
     keys = MemoryKeys(tmp_path, threshold=2)
     root = Metadata.from_bytes(keys.roots[1]).signed
     root.version = 2
-    keys.roots[2] = keys.sign_root(root, keys.root_signers[:1])
+    keys.roots[2] = keys.signed_root(root, keys.root_signers[:1])
     bundle = make(tmp_path, FILES, keys=keys)
     with pytest.raises(TrustError, match="not signed by the keys"):
         verify(bundle.path, bundle.root)
@@ -142,7 +143,7 @@ def test_a_rotated_root_signed_by_the_threshold_is_followed(tmp_path: Path) -> N
     keys = MemoryKeys(tmp_path, threshold=2)
     root = Metadata.from_bytes(keys.roots[1]).signed
     root.version = 2
-    keys.roots[2] = keys.sign_root(root, keys.root_signers[1:])
+    keys.roots[2] = keys.signed_root(root, keys.root_signers[1:])
     bundle = make(tmp_path, FILES, keys=keys)
     outcome = verify(bundle.path, bundle.root)
     assert outcome.good
@@ -159,10 +160,10 @@ def test_an_older_bundle_is_refused_once_a_newer_one_was_seen(tmp_path: Path) ->
     keys = MemoryKeys(tmp_path)
     old = make(tmp_path, FILES, keys=keys, version="1.0.0", now=NOW - timedelta(hours=1))
     new = make(tmp_path, FILES, keys=keys, version="1.1.0")
-    state = tmp_path / "state"
-    open_bundle(new.path, keys.root_bytes(), state)
+    memory = Memory(tmp_path / "memory", keys.root_bytes())
+    open_bundle(new.path, keys.root_bytes(), memory)
     with pytest.raises(TrustError, match="older"):
-        open_bundle(old.path, keys.root_bytes(), state)
+        open_bundle(old.path, keys.root_bytes(), memory)
 
 
 @pytest.mark.parametrize(

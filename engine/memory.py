@@ -1,0 +1,203 @@
+"""What a client remembers so that nobody can lead it back: the roots, the newest metadata of each name, the time.
+
+    roots/N.root.json   every root since the pinned one, each signed by the one before it
+    names/NAME/         python-tuf's state for the bundles of that name: older ones are refused
+    clock.json          the latest time seen
+    overrides.log       every time an operator said that older is meant, with the reason; one JSON document a line
+
+The depot and every node keep one of these.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Root, Targets
+from tuf.ngclient.fetcher import FetcherInterface
+
+from engine import clock, durable, trust
+from engine.errors import InputError, TrustError
+from engine.trust import Trusted
+
+MIN_REASON = 10  # characters
+MAX_ROOTS = 256  # versions; python-tuf follows no more in one go
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the caller requires beyond valid metadata.
+
+    Attributes:
+        minimum_version: refuse anything older; how a client without memory is protected by one that has it.
+        downgrade: the operator's reason for going back to an older bundle; empty refuses to.
+    """
+
+    minimum_version: int = 0
+    downgrade: str = ""
+
+
+ANY = Demand()
+
+
+class Memory:
+    """The memory below ``directory`` of a client that pinned ``pinned_root``."""
+
+    def __init__(self, directory: Path, pinned_root: bytes) -> None:
+        self.directory = directory
+        self._pinned = pinned_root
+
+    @property
+    def clock_file(self) -> Path:
+        return self.directory / "clock.json"
+
+    @property
+    def overrides(self) -> Path:
+        return self.directory / "overrides.log"
+
+    def state(self, name: str) -> Path:
+        """Where the newest metadata of the bundles called ``name`` are."""
+        return self.directory / "names" / name
+
+    def roots(self) -> dict[int, bytes]:
+        """The chain from the pinned root to the newest known, by version."""
+        chain = {_version(self._pinned): self._pinned}
+        for path in sorted((self.directory / "roots").glob("*.root.json")):
+            if (number := path.name.split(".")[0]).isdigit():
+                chain.setdefault(int(number), path.read_bytes())
+        return dict(sorted(chain.items()))
+
+    def newest_root(self) -> bytes:
+        """The root in force here, whatever bundle brought it."""
+        chain = self.roots()
+        return chain[max(chain)]
+
+    def names(self) -> list[str]:
+        """Names of bundles seen."""
+        base = self.directory / "names"
+        return sorted(p.name for p in base.iterdir()) if base.is_dir() else []
+
+    def version(self, name: str) -> int:
+        """The newest version seen of a name; 0 when none was."""
+        try:
+            return Metadata[Targets].from_bytes((self.state(name) / "targets.json").read_bytes()).signed.version
+        except OSError:
+            return 0
+
+    def refresh(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY) -> Trusted:
+        """Check the metadata that ``fetcher`` finds at ``url`` and remember it.
+
+        The first look happens without memory: it tells the signed name, under which the memory is kept.
+
+        Raises:
+            TrustError: refused, because of signatures, age, or a clock that went back.
+            UpstreamError: it cannot be read.
+        """
+        now = datetime.now(UTC)
+        clock.check(self.clock_file, now)
+        with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
+            first = trust.refresh(fetcher=fetcher, url=url, state=Path(scratch), pinned_root=self.newest_root())
+        clock.check_signed_at(first.version, now)
+        if demand.downgrade:
+            self._forget(first, demand.downgrade)
+        elif first.version < demand.minimum_version:
+            raise TrustError(
+                f"{first.release} has version {first.version}; at least {demand.minimum_version} is required here",
+                where=url,
+                remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
+            )
+        state = self.state(first.name)
+        trusted = trust.refresh(fetcher=fetcher, url=url, state=state, pinned_root=self.newest_root())
+        if trusted.name != first.name:
+            raise TrustError(
+                f"the metadata changed from {first.name} to {trusted.name} while it was read", where=url,
+                remedy="Check the medium or the depot, and run the command again.",
+            )  # fmt: skip
+        self._keep_roots(state)
+        clock.remember(self.clock_file, now)
+        return trusted
+
+    def learn(self, chain: dict[int, bytes]) -> int:
+        """Follow roots that came by themselves, without a bundle; returns the version in force then.
+
+        Each must be signed by the threshold of the one before it and by its own (TUF specification 5.3.4, 5.3.5).
+
+        Raises:
+            TrustError: one is not, or a version is missing; those before it are kept.
+        """
+        known = self.roots()
+        newest = max(known)
+        if not chain or max(chain) > newest + MAX_ROOTS:
+            raise InputError("this holds no root", remedy="Name a directory that `appliance keys export` wrote.")
+        for version in range(newest + 1, max(chain) + 1):
+            if version not in chain:
+                raise TrustError(
+                    f"version {version} of the root is missing",
+                    remedy="Export the chain again on the builder; it holds every version.",
+                )
+            _require_follows(known[version - 1], chain[version], version)
+            known[version] = chain[version]
+            durable.write(self.directory / "roots" / f"{version}.root.json", chain[version])
+        return max(known)
+
+    def _forget(self, older: Trusted, reason: str) -> None:
+        """Forget what was newest of one name, on record; the newest root stays in force for what comes instead."""
+        before = self.version(older.name)
+        if before <= older.version:
+            return
+        if len(reason.strip()) < MIN_REASON:
+            raise InputError("the reason for a downgrade is too short", remedy="Say in a few words why older is meant.")
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+            "name": older.name,
+            "from": before,
+            "to": older.version,
+            "reason": reason,
+        }
+        _append(self.overrides, json.dumps(line, ensure_ascii=False))
+        shutil.rmtree(self.state(older.name))
+
+    def _keep_roots(self, state: Path) -> None:
+        """What python-tuf verified for one name holds for all."""
+        known = self.roots()
+        for path in (state / "root_history").glob("*.root.json"):
+            if (number := path.name.split(".")[0]).isdigit() and int(number) not in known:
+                durable.write(self.directory / "roots" / path.name, path.read_bytes())
+
+
+def _version(root: bytes) -> int:
+    try:
+        return Metadata[Root].from_bytes(root).signed.version
+    except Exception as error:  # python-tuf raises many types on malformed input
+        raise TrustError(
+            f"the pinned root of trust is damaged: {error}", remedy="Put back the root.json you received."
+        ) from error
+
+
+def _require_follows(before: bytes, after: bytes, version: int) -> None:
+    try:
+        old, new = Metadata[Root].from_bytes(before), Metadata[Root].from_bytes(after)
+        if new.signed.version != version:
+            raise TrustError(f"it says that it is version {new.signed.version}")
+        for judge in (old.signed, new.signed):
+            judge.verify_delegate("root", new.signed_bytes, new.signatures)
+    except Exception as error:  # see _version
+        raise TrustError(
+            f"version {version} of the root is not signed as the one before it demands: {error}",
+            remedy="Do not use it; ask the builder for the right chain.",
+        ) from error
+
+
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())

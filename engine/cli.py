@@ -10,6 +10,7 @@ from engine.errors import ApplianceError, Exit
 
 # Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
 VERBS = {
+    "verify": ("engine.verify_cli", "check a bundle against a pinned root of trust"),
     "fetch": ("engine.fetch", "bring verified content from the depot"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),

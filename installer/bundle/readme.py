@@ -20,6 +20,10 @@ How to check it
 
       appliance verify --root root.json {release}
 
+  On a host that has neither: with the starting kit, which travels on a medium of its own:
+
+      ./verify {release}
+
   It names every file that is missing, extra, changed or unsigned. A drive that fails is not to be used.
   The root of trust must never be taken from this drive.
 

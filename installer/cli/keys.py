@@ -180,6 +180,10 @@ def rotate(
     added = [signer.read_public(path).public for path in add or []]
     revoked = [_chosen(word, mine) for word in revoke or []]
     if not added and not revoked and threshold is None:
+        if role == "root":
+            raise InputError(
+                "root keys are replaced by name", remedy="Make one with `keys new`; give --key and --revoke."
+            )
         if not all(r.here for r in mine):
             raise InputError(
                 f"not all keys of {role} are here",
@@ -188,10 +192,6 @@ def rotate(
             )
         fresh = signer.new_file(keys, f"{role}-{store.root().version + 1}", secret)
         added, revoked = [fresh.public], [r.keyid for r in mine]
-        if role == "root":
-            raise InputError(
-                "root keys are replaced by name", remedy="Make one with `keys new`; give --key and --revoke."
-            )
     change = roots.Change(role, tuple(added), tuple(revoked), threshold)
     rotation = store.rotate(change, secret, days=days, now=datetime.now(UTC), others=others)
     screen_of(ctx).result(_rotation(rotation), _told(rotation))

@@ -77,6 +77,7 @@ def sign(
     passphrase: str,
     days: int,
     now: datetime,
+    after: int = 0,
 ) -> Signed:
     """Write ``bundle/metadata`` with the signatures that ``keys`` can give.
 
@@ -86,10 +87,12 @@ def sign(
 
     Args:
         days: until the metadata expires.
+        after: a version that the new one must be greater than.
     """
+    version = max(int(now.timestamp()), after + 1)
     expires = (now + timedelta(days=days)).astimezone(UTC).replace(microsecond=0)
     about = {NAME: name, RELEASE: release}
-    draft = Metadata(Targets(version=int(now.timestamp()), expires=expires, targets=targets, unrecognized_fields=about))
+    draft = Metadata(Targets(version=version, expires=expires, targets=targets, unrecognized_fields=about))
     _write_chain(bundle / "metadata", keys)
     return _advance(bundle / "metadata", draft, keys, passphrase, keys.signers("targets", passphrase))
 
@@ -138,7 +141,8 @@ def renew(bundle: Path, out: Path, *, keys: KeyStore, passphrase: str, days: int
     _require_ours(bundle, old, keys)
     about = old.signed.unrecognized_fields
     return sign(
-        out, old.signed.targets, name=about[NAME], release=about[RELEASE], keys=keys, passphrase=passphrase, days=days, now=now
+        out, old.signed.targets, name=about[NAME], release=about[RELEASE], keys=keys, passphrase=passphrase, days=days, now=now,
+        after=old.signed.version,
     )  # fmt: skip
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
 
-from engine.errors import Exit, InputError
+from engine import durable, tree
+from engine.blobs import CHUNK
+from engine.errors import Exit, InputError, TrustError
 from engine.report import Silent
+from engine.trust import Target, Trusted
 from engine.verify import verify
 
 MAX_ROOT = 512 << 10  # bytes; python-tuf accepts no longer root
@@ -36,6 +42,50 @@ class _Percent(Silent):
             sys.stderr.write("\r\033[K")
 
 
+def take(bundle: Path, trusted: Trusted, path: str, destination: Path) -> None:
+    """Copy a directory of a bundle, hashing the bytes that are written: a medium may answer differently the second time.
+
+    Raises:
+        InputError: nothing signed is there, or the destination exists.
+        TrustError: a file is not what it was a moment ago; nothing is left at the destination.
+    """
+    below = f"{path.strip('/')}/"
+    wanted = [t for t in trusted.targets.values() if t.path.startswith(below)]
+    if not wanted or destination.exists():
+        raise InputError(
+            "it exists already" if wanted else f"the bundle has nothing below {below}",
+            where=str(destination) if wanted else str(bundle),
+            remedy="Name a directory of the bundle, and a destination that does not exist.",
+        )
+    staging = destination.with_name(f".{destination.name}.taking")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for target in wanted:
+            _copy(bundle, target, staging / target.path.removeprefix(below))
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    staging.rename(destination)
+    durable.sync_dir(destination.absolute().parent)
+
+
+def _copy(bundle: Path, target: Target, destination: Path) -> None:
+    digest = hashlib.sha256()
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+    if digest.hexdigest() != target.sha256:
+        raise TrustError(
+            "the file changed while it was copied",
+            where=target.path,
+            remedy="Do not use this medium; copy the bundle again.",
+        )
+
+
 def main(argv: list[str]) -> int:
     """Print what is wrong, a line a file; exit 0 when nothing is, else 3."""
     parser = argparse.ArgumentParser(
@@ -44,7 +94,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("bundle", type=Path, help="bundle directory, NAME-VERSION")
     parser.add_argument("--root", type=Path, required=True, help="pinned root of trust; never from the bundle")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--take", default="", metavar="PATH", help="copy this directory of the bundle, once it is good")
+    parser.add_argument("--to", type=Path, metavar="DIRECTORY", help="where --take copies to; must not exist")
     options = parser.parse_args(argv)
+    if bool(options.take) != bool(options.to):
+        parser.error("--take and --to go together")
     try:
         with options.root.open("rb") as file:
             pinned = file.read(MAX_ROOT)
@@ -54,6 +108,8 @@ def main(argv: list[str]) -> int:
         ) from error
     outcome = verify(options.bundle, pinned, report=_Percent())
     trusted = outcome.trusted
+    if options.take and outcome.good:
+        take(options.bundle, trusted, options.take, options.to)
     if options.json:
         document = {
             "release": trusted.release, "version": trusted.version, "expires": trusted.expires, "good": outcome.good,

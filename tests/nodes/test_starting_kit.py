@@ -79,6 +79,14 @@ def test_the_readme_s_commands_trust_the_kit_and_the_kit_trusts_the_bundle(lab: 
     assert "small-1.0.0 is good" in at_node(lab, "./verify /root/small-1.0.0")
 
 
+def test_the_installer_is_taken_out_of_the_verified_bundle(lab: Lab, kit: dict[str, str]) -> None:
+    at_node(lab, "./verify /root/small-1.0.0 --take content/installer/control --to /root/control")
+    assert at_node(lab, "diff -r /root/small-1.0.0/content/installer/control /root/control") == ""
+    assert "it exists already" in at_node(
+        lab, "./verify /root/small-1.0.0 --take content/installer/control --to /root/control", ok=False
+    )
+
+
 def test_nothing_is_installed_or_left_behind(lab: Lab, kit: dict[str, str]) -> None:
     before = at_node(lab, "find /root/starting-kit /tmp /usr/lib/python3 -newer SHA256SUMS | sort")
     at_node(lab, "./verify /root/small-1.0.0")

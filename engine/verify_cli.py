@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from engine import durable, tree
-from engine.blobs import CHUNK
-from engine.errors import Exit, InputError, TrustError
+from engine import durable
+from engine.copying import copy_target
+from engine.errors import Exit, InputError
 from engine.report import Silent
-from engine.trust import Target, Trusted
+from engine.trust import Trusted
 from engine.verify import verify
 
 MAX_ROOT = 512 << 10  # bytes; python-tuf accepts no longer root
@@ -61,29 +59,12 @@ def take(bundle: Path, trusted: Trusted, path: str, destination: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         for target in wanted:
-            _copy(bundle, target, staging / target.path.removeprefix(below))
+            copy_target(bundle, target, staging / target.path.removeprefix(below))
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     staging.rename(destination)
     durable.sync_dir(destination.absolute().parent)
-
-
-def _copy(bundle: Path, target: Target, destination: Path) -> None:
-    digest = hashlib.sha256()
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            copy.write(chunk)
-        copy.flush()
-        os.fsync(copy.fileno())
-    if digest.hexdigest() != target.sha256:
-        raise TrustError(
-            "the file changed while it was copied",
-            where=target.path,
-            remedy="Do not use this medium; copy the bundle again.",
-        )
 
 
 def main(argv: list[str]) -> int:

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuf.api.metadata import Metadata, Targets
+
 from engine import durable, tree, verify
 from engine.blobs import CHUNK, Blobs
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
-from engine.trust import Target, Trusted
+from engine.trust import Target, Trusted, listing
 
 HEADROOM = 64 << 20  # bytes
 COPIERS = 4
@@ -74,6 +76,25 @@ class Depot:
             return "", 0
         signed = json.loads(path.read_bytes())["signed"]
         return str(signed["x-appliance-name"]), int(signed["version"])
+
+    def targets(self, release: str) -> list[Target]:
+        """The files of an imported release, from the metadata that was verified on its way in."""
+        signed = Metadata[Targets].from_bytes((self.view(release) / "metadata" / "targets.json").read_bytes()).signed
+        return list(listing(signed, 0).targets.values())
+
+    def remove(self, release: str) -> None:
+        """Take a release out of the depot; its contents stay until `gc`, for others may share them.
+
+        Raises:
+            InputError: it is not there.
+        """
+        view = self.view(release)
+        with disk_errors(self.root), self.exclusive():
+            gone = view.with_name(f".{release}.removed")
+            shutil.rmtree(gone, ignore_errors=True)
+            view.rename(gone)
+            durable.sync_dir(view.parent)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def releases(self) -> list[str]:
         """Imported releases by name."""
@@ -134,7 +155,7 @@ class Depot:
         report = report or Silent()
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
-            with self._only_one():
+            with self.exclusive():
                 pinned = self.pin(root_json)
                 memory = self.memory()
                 trusted = verify.open_bundle(bundle, pinned, memory, demand)
@@ -155,7 +176,7 @@ class Depot:
         Raises:
             TrustError: the chain does not follow from the pinned root.
         """
-        with disk_errors(self.root), self._only_one():
+        with disk_errors(self.root), self.exclusive():
             memory = self.memory()
             version = memory.learn(chain)
             for release in self.releases():
@@ -166,13 +187,18 @@ class Depot:
             return version
 
     @contextmanager
-    def _only_one(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
+        """Nobody else changes the depot while the block runs.
+
+        Raises:
+            ResourceError: somebody does.
+        """
         with (self.root / ".import.lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ResourceError(
-                    "another import is running", where=str(self.root), remedy="Wait for it to end."
+                    "another command is changing the depot", where=str(self.root), remedy="Wait for it to end."
                 ) from error
             yield
 
@@ -240,14 +266,22 @@ class Depot:
 def _check_listing(bundle: Path, trusted: Trusted, needed: list[Target]) -> None:
     """Refuse early, naming every file, before anything large is copied."""
     present = {e.path: e for e in tree.walk(bundle)}
-    missing = [t.path for t in needed if t.path not in present]
+    lacking = [t for t in needed if t.path not in present]
+    if lacking:
+        raise TrustError(
+            f"{len(lacking)} files ({sum(t.size for t in lacking):,} bytes) are neither in the bundle nor in the depot, "
+            f"first {min(t.path for t in lacking)}",
+            where=str(bundle),
+            remedy="A whole bundle was cut on its way: copy it again. A delta was made for another base: "
+            "make it from this site's receipt (`appliance receipt`). `appliance verify --depot` lists every such file.",
+        )
     wrong = [
         p
         for p, e in present.items()
         if e.kind != "file" or (p in trusted.targets and e.size != trusted.targets[p].size)
     ]
     extra = [p for p in present if p not in trusted.targets and not p.startswith("metadata/")]
-    for what, paths in (("missing", missing), ("not as signed", wrong), ("covered by no signature", extra)):
+    for what, paths in (("not as signed", wrong), ("covered by no signature", extra)):
         if paths:
             raise TrustError(
                 f"{len(paths)} files are {what}, first {sorted(paths)[0]}",

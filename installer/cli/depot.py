@@ -27,6 +27,61 @@ def list_releases(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
 
 
 @app.command()
+def remove(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="NAME-VERSION.", metavar="RELEASE")],
+    depot: DepotDir = DEFAULT_DEPOT,
+) -> None:
+    """Take a release out of the depot. Its contents stay until `gc`; nodes are not touched.
+
+    Example: appliance depot remove ours-1.0.0
+    """
+    from installer.depot import Depot
+
+    Depot(depot).remove(release)
+    screen_of(ctx).result(
+        {"removed": release}, f"{release} is no longer in the depot; `appliance depot gc` frees its space"
+    )
+
+
+@app.command()
+def gc(
+    ctx: typer.Context,
+    delete: Annotated[
+        str, typer.Option("--delete", metavar="PLAN", help="Delete what that list named, and nothing else.")
+    ] = "",
+    depot: DepotDir = DEFAULT_DEPOT,
+) -> None:
+    """List contents that no release needs; delete them in a second step, by the plan that the list printed.
+
+    \b
+    Examples:
+      appliance depot gc
+      appliance depot gc --delete 4f2a9c1e0b7d6a35
+    """
+    from installer.carry import garbage
+    from installer.cli.screen import size
+    from installer.depot import Depot
+
+    found = garbage.delete(Depot(depot), delete) if delete else garbage.find(Depot(depot))
+    what = f"{len(found.contents)} contents and {len(found.partial)} unfinished files, {size(found.size)}"
+    screen_of(ctx).result(
+        {
+            "plan": found.plan,
+            "deleted": bool(delete),
+            "contents": list(found.contents),
+            "partial": list(found.partial),
+            "size": found.size,
+        },
+        f"Deleted {what}"
+        if delete
+        else f"{what} could go. To delete exactly these: appliance depot gc --delete {found.plan}"
+        if found.size or found.contents
+        else "Nothing to delete",
+    )
+
+
+@app.command()
 def serve(
     ctx: typer.Context,
     address: Annotated[str, typer.Option(help="Address to listen on, as nodes see it.")],

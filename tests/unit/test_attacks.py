@@ -316,7 +316,7 @@ def test_a_renewal_for_content_the_depot_lacks_names_what_is_missing(tmp_path: P
 
     bundle = release(tmp_path, keys, "1.0.0", now=NOW - timedelta(days=1))
     sign.renew(bundle.path, tmp_path / "renewal", keys=keys, passphrase="", days=30, now=NOW)
-    with pytest.raises(TrustError, match="files are missing, first"):
+    with pytest.raises(TrustError, match="neither in the bundle nor in the depot"):
         Depot(tmp_path / "depot").import_bundle(tmp_path / "renewal", root_json=_pin(tmp_path, bundle))
 
 

@@ -95,7 +95,7 @@ def test_a_flipped_bit_stops_the_import_and_is_named(depot: Depot, bundle: Bundl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda b: (b / "content/files/a.txt").unlink(), "missing"),
+        (lambda b: (b / "content/files/a.txt").unlink(), "neither in the bundle nor in the depot"),
         (lambda b: (b / "content/files/new.txt").write_text("x"), "covered by no signature"),
         (lambda b: (b / "content/files/link").symlink_to("a.txt"), "not as signed"),
     ],

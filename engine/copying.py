@@ -1,0 +1,38 @@
+"""Copy signed files out of a bundle: the bytes that are hashed are the bytes that are written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from engine import tree
+from engine.blobs import CHUNK, Advance, ignore
+from engine.durable import disk_errors
+from engine.errors import TrustError
+from engine.trust import Target
+
+
+def copy_target(bundle: Path, target: Target, destination: Path, advance: Advance = ignore) -> None:
+    """Copy one file of ``bundle`` to ``destination``, which must not exist, and flush it to disk.
+
+    Raises:
+        TrustError: the bytes are not those that were signed; a medium may answer differently the second time.
+        ResourceError: the disk is full.
+    """
+    digest, done = hashlib.sha256(), 0
+    with disk_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
+            while done <= target.size and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                copy.write(chunk)
+                done += len(chunk)
+                advance(len(chunk))
+            copy.flush()
+            os.fsync(copy.fileno())
+    if done != target.size or digest.hexdigest() != target.sha256:
+        destination.unlink()
+        raise TrustError(
+            "the file is not as signed", where=target.path, remedy="Do not use this medium; copy the bundle again."
+        )

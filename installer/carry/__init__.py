@@ -1,0 +1,1 @@
+"""What crosses the gap and how: deltas against what a site has, and the site's receipts."""

@@ -1,0 +1,134 @@
+"""The receipt: a site's signed list of what it holds. The builder makes an exact delta from it.
+
+A DSSE envelope around a JSON document, signed with an Ed25519 key of the site that is made with the first receipt. The
+builder pins the public half once, like a site pins the builder's root.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from securesystemslib.dsse import Envelope
+
+from engine import durable
+from engine.errors import InputError, TrustError
+from installer.depot import Depot
+from installer.trust import signer
+
+TYPE = "application/vnd.appliance.receipt+json"
+KEY = "site"
+MAX_RECEIPT = 64 << 20  # bytes; 100 000 contents are 8 MB
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Held(_Frozen):
+    """A release in the depot."""
+
+    release: str
+    name: str
+    version: int
+
+
+class Content(_Frozen):
+    """One content in the depot; ``size`` in bytes."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class Receipt(_Frozen):
+    """What a site held at one time. ``last_install`` is the newest run's outcome, without its details."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    made: datetime
+    root_version: int
+    releases: tuple[Held, ...]
+    contents: tuple[Content, ...]
+    last_install: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A receipt file and the key id that signed it."""
+
+    path: Path
+    keyid: str
+    contents: int
+    public: Path
+
+
+def gather(depot: Depot, runs: Path | None, now: datetime) -> Receipt:
+    """Look at the depot; contents are what its releases list, each still there with its size."""
+    held, contents = [], {}
+    for release in depot.releases():
+        name, version = depot.identity(release)
+        held.append(Held(release=release, name=name, version=version))
+        for target in depot.targets(release):
+            if depot.blobs.has(target.sha256, target.size):
+                contents[target.sha256] = Content(sha256=target.sha256, size=target.size)
+    return Receipt(
+        schema=1, made=now.astimezone(UTC).replace(microsecond=0), root_version=max(depot.memory().roots()),
+        releases=tuple(held), contents=tuple(contents[k] for k in sorted(contents)), last_install=_last(runs),
+    )  # fmt: skip
+
+
+def _last(runs: Path | None) -> dict[str, Any] | None:
+    """Release, time and outcome of every node in the newest finished run."""
+    reports = sorted(runs.glob("*/report.json")) if runs and runs.is_dir() else []
+    if not reports:
+        return None
+    data = json.loads(reports[-1].read_text())
+    failed = {f["node"] for f in data.get("failures", [])}
+    nodes = {node: "failed" if node in failed else "installed" for node in data.get("nodes", {})}
+    return {"release": data.get("release"), "started": data.get("started"), "good": data.get("good"), "nodes": nodes}
+
+
+def write(receipt: Receipt, out: Path, keys: Path, passphrase: str) -> Written:
+    """Sign the receipt with the site's key, which is made when there is none, and write it to ``out``."""
+    public = keys / f"{KEY}.pub.json"
+    file = signer.read_public(public) if public.exists() else signer.new_file(keys, KEY, passphrase)
+    payload = receipt.model_dump_json(by_alias=True).encode()
+    envelope = Envelope(payload, TYPE, {})
+    envelope.sign(file.open(passphrase, lambda what: ""))
+    durable.write(out, json.dumps(envelope.to_dict(), indent=1) + "\n")
+    return Written(out, file.public.keyid, len(receipt.contents), public)
+
+
+def read(path: Path, site: Path) -> Receipt:
+    """A receipt that is signed by the site's key.
+
+    Args:
+        site: the site's ``site.pub.json``, which came once and was compared.
+
+    Raises:
+        InputError: it cannot be read.
+        TrustError: it is not signed by that key, or is no receipt.
+    """
+    key = signer.read_public(site).public
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_RECEIPT + 1)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the receipt: {error.strerror}", where=str(path), remedy="Check its name."
+        ) from error
+    remedy = "Ask the site for its receipt again, and compare the key id of site.pub.json by telephone."
+    try:
+        envelope = Envelope.from_dict(json.loads(raw))
+        envelope.verify([key], 1)
+    except Exception as error:  # securesystemslib raises many types on malformed input; none of them may pass
+        raise TrustError(f"not signed by this site: {error}", where=str(path), remedy=remedy) from error
+    if envelope.payload_type != TYPE:
+        raise TrustError(f"this is no receipt but {envelope.payload_type}", where=str(path), remedy=remedy)
+    try:
+        return Receipt.model_validate_json(envelope.payload)
+    except ValidationError as error:
+        raise TrustError(f"not a receipt: {error.error_count()} mistakes", where=str(path), remedy=remedy) from error

@@ -1,0 +1,144 @@
+"""Commands on both sides of the gap: diff, delta, receipt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from installer.cli.bundle import pinned_root
+from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, screen_of
+from installer.cli.screen import size
+
+RootFile = Annotated[Path | None, typer.Option("--root", help="Pinned root of trust (root.json).")]
+KeysDir = Annotated[Path | None, typer.Option("--keys", help="On the builder: take root.json from this key directory.")]
+
+
+def diff(
+    ctx: typer.Context,
+    old: Annotated[Path, typer.Argument(help="The bundle that is there.", metavar="OLD")],
+    new: Annotated[Path, typer.Argument(help="The bundle that would follow.", metavar="NEW")],
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Compare two bundles file by file, and say how much would have to be carried. Reads signed metadata only.
+
+    Example: appliance diff dist/ours-1.0.0 dist/ours-1.1.0
+    """
+    from rich.table import Table
+
+    from engine.verify import open_bundle
+    from installer.carry.compare import difference
+
+    pinned, _ = pinned_root(root, keys)
+    before, after = open_bundle(old, pinned), open_bundle(new, pinned)
+    found = difference(before, after)
+    table = Table(
+        "", "file", "kind", "old", "new", box=None,
+        caption=f"{before.release} → {after.release}: {len(found.changes)} differ, {found.unchanged} do not; "
+        f"{size(found.to_carry)} to carry of {size(after.size)}",
+    )  # fmt: skip
+    for change in found.changes:
+        sizes = [size(n) if n is not None else "" for n in (change.old, change.new)]
+        table.add_row(change.what, change.path, change.kind, *sizes)
+    screen_of(ctx).result(
+        {
+            "old": before.release,
+            "new": after.release,
+            "changes": [vars(c) for c in found.changes],
+            "unchanged": found.unchanged,
+            "to_carry": found.to_carry,
+            "to_carry_files": len(found.lacking),
+        },
+        table,
+    )
+
+
+def delta(
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="The new bundle, whole.", metavar="BUNDLE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")],
+    base: Annotated[
+        list[Path] | None, typer.Option("--base", help="A bundle that the site has; may be repeated.")
+    ] = None,
+    receipt: Annotated[Path | None, typer.Option("--receipt", help="The site's receipt, in place of --base.")] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="The site's site.pub.json, which checks the receipt.")
+    ] = None,
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Write only what the receiver lacks: all signed metadata, and the files whose content is not there yet.
+
+    Inside, `appliance import` takes the rest from the depot. With a receipt nothing has to be remembered on this side.
+
+    \b
+    Examples:
+      appliance delta dist/ours-1.1.0 --base dist/ours-1.0.0 --out /media/drive/ours-1.1.0
+      appliance delta dist/ours-1.1.0 --receipt site-a.receipt.json --site site-a.pub.json --out /media/drive/ours-1.1.0
+    """
+    from engine.errors import InputError
+    from engine.verify import open_bundle
+    from installer.carry import delta as deltas
+    from installer.carry import receipt as receipts
+
+    if bool(base) == bool(receipt):
+        raise InputError("what the site has is not said", remedy="Give --base or --receipt (one of the two).")
+    if receipt and not site:
+        raise InputError(
+            "a receipt without the site's key proves nothing", remedy="Give --site with its site.pub.json."
+        )
+    screen = screen_of(ctx)
+    pinned, _ = pinned_root(root, keys)
+    trusted = open_bundle(bundle, pinned)
+    if receipt and site:
+        have = [c.sha256 for c in receipts.read(receipt, site).contents]
+    else:
+        have = [t.sha256 for b in base or [] for t in open_bundle(b, pinned).targets.values()]
+    with screen:
+        made = deltas.write(bundle, trusted, out, have, screen)
+    screen.result(
+        {"delta": str(made.path), "release": made.release, "files": made.files, "size": made.size, "whole": made.whole},
+        f"{made.path}: {made.files} files, {size(made.size)} of {size(made.whole)} ({made.size / max(made.whole, 1):.1%}). Inside: appliance import {made.path}",
+    )
+
+
+def receipt(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    depot: DepotDir = DEFAULT_DEPOT,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the reports of installs are kept.")] = Path(
+        "/var/lib/appliance/runs"
+    ),
+    site_keys: Annotated[Path, typer.Option("--site-keys", help="Directory of the site's own key.")] = Path(
+        "/var/lib/appliance/site"
+    ),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write a signed list of what this site holds: releases, contents by hash, and how the last install ended.
+
+    The builder makes an exact delta from it, and it is the evidence that a release arrived. The first receipt makes the
+    site's key; give site.pub.json to the builder once, and let them compare the key id.
+
+    Example: appliance receipt --out /media/drive/site-a.receipt.json
+    """
+    from installer.carry import receipt as receipts
+    from installer.depot import Depot
+    from installer.trust.secret import passphrase
+
+    gathered = receipts.gather(Depot(depot), runs, datetime.now(UTC))
+    secret = passphrase(passphrase_file, purpose=f"the site's key in {site_keys}")
+    made = receipts.write(gathered, out, site_keys, secret)
+    screen_of(ctx).result(
+        {
+            "receipt": str(made.path),
+            "keyid": made.keyid,
+            "public": str(made.public),
+            "contents": made.contents,
+            "releases": [r.release for r in gathered.releases],
+        },
+        f"{made.path}: {', '.join(r.release for r in gathered.releases) or 'no release'}, {made.contents} contents, "
+        f"signed by {made.keyid[:16]} ({made.public})",
+    )

@@ -128,6 +128,8 @@ def install_argv(demo: Demo) -> list[str | Path]:
         state / "ca",
         "--runs",
         state / "runs",
+        "--site-keys",
+        state / "site",
         "--root",
         demo.keys / "root.json",
     ]

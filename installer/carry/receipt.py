@@ -1,7 +1,7 @@
 """The receipt: a site's signed list of what it holds. The builder makes an exact delta from it.
 
-A DSSE envelope around a JSON document, signed with an Ed25519 key of the site that is made with the first receipt. The
-builder pins the public half once, like a site pins the builder's root.
+Signed with the site's own key (installer.trust.envelope). The builder pins its public half once, like a site pins the
+builder's root.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from securesystemslib.dsse import Envelope
 
-from engine import durable
-from engine.errors import InputError, TrustError
+from engine.errors import TrustError
 from installer.depot import Depot
-from installer.trust import signer
+from installer.trust import envelope
 
 TYPE = "application/vnd.appliance.receipt+json"
-KEY = "site"
-MAX_RECEIPT = 64 << 20  # bytes; 100 000 contents are 8 MB
 
 
 class _Frozen(BaseModel):
@@ -93,13 +89,9 @@ def _last(runs: Path | None) -> dict[str, Any] | None:
 
 def write(receipt: Receipt, out: Path, keys: Path, passphrase: str) -> Written:
     """Sign the receipt with the site's key, which is made when there is none, and write it to ``out``."""
-    public = keys / f"{KEY}.pub.json"
-    file = signer.read_public(public) if public.exists() else signer.new_file(keys, KEY, passphrase)
-    payload = receipt.model_dump_json(by_alias=True).encode()
-    envelope = Envelope(payload, TYPE, {})
-    envelope.sign(file.open(passphrase, lambda what: ""))
-    durable.write(out, json.dumps(envelope.to_dict(), indent=1) + "\n")
-    return Written(out, file.public.keyid, len(receipt.contents), public)
+    key = envelope.site_key(keys, passphrase)
+    envelope.seal(receipt.model_dump_json(by_alias=True), TYPE, out, key, passphrase)
+    return Written(out, key.public.keyid, len(receipt.contents), key.path)
 
 
 def read(path: Path, site: Path) -> Receipt:
@@ -112,23 +104,9 @@ def read(path: Path, site: Path) -> Receipt:
         InputError: it cannot be read.
         TrustError: it is not signed by that key, or is no receipt.
     """
-    key = signer.read_public(site).public
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_RECEIPT + 1)
-    except OSError as error:
-        raise InputError(
-            f"cannot read the receipt: {error.strerror}", where=str(path), remedy="Check its name."
-        ) from error
-    remedy = "Ask the site for its receipt again, and compare the key id of site.pub.json by telephone."
-    try:
-        envelope = Envelope.from_dict(json.loads(raw))
-        envelope.verify([key], 1)
-    except Exception as error:  # securesystemslib raises many types on malformed input; none of them may pass
-        raise TrustError(f"not signed by this site: {error}", where=str(path), remedy=remedy) from error
-    if envelope.payload_type != TYPE:
-        raise TrustError(f"this is no receipt but {envelope.payload_type}", where=str(path), remedy=remedy)
-    try:
-        return Receipt.model_validate_json(envelope.payload)
+        return Receipt.model_validate_json(envelope.unseal(path, TYPE, site))
     except ValidationError as error:
-        raise TrustError(f"not a receipt: {error.error_count()} mistakes", where=str(path), remedy=remedy) from error
+        raise TrustError(
+            f"not a receipt: {error.error_count()} mistakes", where=str(path), remedy="Ask the site for it again."
+        ) from error

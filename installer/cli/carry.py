@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from installer.cli.bundle import pinned_root
-from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, screen_of
+from installer.cli.options import DEFAULT_DEPOT, DEFAULT_SITE_KEYS, DepotDir, PassphraseFile, SiteKeys, screen_of
 from installer.cli.screen import size
 
 RootFile = Annotated[Path | None, typer.Option("--root", help="Pinned root of trust (root.json).")]
@@ -112,9 +112,7 @@ def receipt(
     runs: Annotated[Path, typer.Option("--runs", help="Where the reports of installs are kept.")] = Path(
         "/var/lib/appliance/runs"
     ),
-    site_keys: Annotated[Path, typer.Option("--site-keys", help="Directory of the site's own key.")] = Path(
-        "/var/lib/appliance/site"
-    ),
+    site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Write a signed list of what this site holds: releases, contents by hash, and how the last install ended.
@@ -142,3 +140,23 @@ def receipt(
         f"{made.path}: {', '.join(r.release for r in gathered.releases) or 'no release'}, {made.contents} contents, "
         f"signed by {made.keyid[:16]} ({made.public})",
     )
+
+
+def report(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="report.dsse.json of a run.", metavar="FILE")],
+    site: Annotated[Path, typer.Option("--site", help="The site's site.pub.json, compared by key id.")],
+) -> None:
+    """Check the signature of an install's report and print what it says.
+
+    Example: appliance report runs/20261121T080000.000000Z/report.dsse.json --site site.pub.json
+    """
+    import json
+
+    from installer.site.install import REPORT
+    from installer.trust import envelope
+
+    said = json.loads(envelope.unseal(file, REPORT, site))
+    nodes = ", ".join(f"{node} ({about['changed']} changed)" for node, about in said["nodes"].items())
+    verdict = "good" if said["good"] else "NOT GOOD"
+    screen_of(ctx).result(said, f"{said['release']} on {said['started']}: {verdict}; {nodes}")

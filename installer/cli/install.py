@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.options import DEFAULT_DEPOT, AllowDowngrade, DepotDir, PassphraseFile, Root, screen_of
+from installer.cli.options import (
+    DEFAULT_DEPOT,
+    DEFAULT_SITE_KEYS,
+    AllowDowngrade,
+    DepotDir,
+    PassphraseFile,
+    Root,
+    SiteKeys,
+    screen_of,
+)
 from installer.cli.screen import Screen, size
 
 if TYPE_CHECKING:
@@ -72,6 +81,7 @@ def install(
     runs: Annotated[Path, typer.Option("--runs", help="Where the log and report of every run are kept.")] = Path(
         "/var/lib/appliance/runs"
     ),
+    site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     release: Annotated[str, typer.Option("--release", help="Release of the depot to install, NAME-VERSION.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
@@ -83,6 +93,7 @@ def install(
 
     Verifies and imports the bundle, serves it to the nodes while the install runs, converges every node with the roles,
     and ends with proof: a token through mutual TLS, and a refused attempt to get out. A second run changes nothing.
+    The run's report is signed with the site's key (`appliance report` checks it).
     When a node fails, the rest go on only as far as the site's rolling policy allows; run the same command again to complete.
 
     \b
@@ -105,7 +116,7 @@ def install(
     with screen, private_copy(secret) as secret_file:
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
-            root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade,
+            root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, site_keys=site_keys,
         )  # fmt: skip
         outcome = run_install(request, screen, _listener(screen))
     _print(screen, outcome)

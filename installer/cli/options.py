@@ -63,6 +63,10 @@ PinFile = Annotated[
         help="File with the PIN of a token, readable by you alone; asked for otherwise.",
     ),
 ]
+SiteKeys = Annotated[
+    Path, typer.Option("--site-keys", help="Directory of the site's own key, which signs receipts and reports.")
+]
+DEFAULT_SITE_KEYS = Path("/var/lib/appliance/site")
 AllowDowngrade = Annotated[
     str,
     typer.Option(

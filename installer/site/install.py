@@ -26,6 +26,9 @@ from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.serve import serving
 from installer.site.variables import variables as site_variables
+from installer.trust import envelope
+
+REPORT = "application/vnd.appliance.report+json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Request:
     ca_dir: Path
     ca_passphrase: Path
     runs: Path
+    site_keys: Path
     bundle: Path | None = None
     release: str = ""
     root: Path | None = None
@@ -89,8 +93,19 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
             with _timed(outcome, "prove"):
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase)
         outcome.good = not outcome.failures and all(p.good for p in outcome.proof)
-    durable.write(run_dir / "report.json", json.dumps(asdict(outcome), indent=1, default=str) + "\n", mode=0o600)
+    _report(request, outcome, run_dir)
     return outcome
+
+
+def _report(request: Request, outcome: Outcome, run_dir: Path) -> None:
+    """The record of the run, plain for people and sealed with the site's key as evidence."""
+    text = json.dumps(asdict(outcome), indent=1, default=str) + "\n"
+    durable.write(run_dir / "report.json", text, mode=0o600)
+    if request.check:
+        return
+    passphrase = request.ca_passphrase.read_text()
+    key = envelope.site_key(request.site_keys, passphrase)
+    envelope.seal(text, REPORT, run_dir / "report.dsse.json", key, passphrase)
 
 
 def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, Path]:

@@ -71,6 +71,8 @@ def install(demo: Demo, site: Path, state: Path, *more: str) -> dict[str, Any]:
         state / "ca",
         "--runs",
         state / "runs",
+        "--site-keys",
+        state / "site",
         "--root",
         demo.keys / "root.json",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -114,6 +115,20 @@ def test_a_killed_install_is_completed_by_the_next_and_answers(demo: Demo, lab: 
     assert outcome["good"], outcome["failures"]
     assert outcome["proof"][0]["good"]
     assert outcome["proof"][0]["refused_without_certificate"]
+
+
+def test_the_report_of_the_run_is_evidence(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+    control = demo.work / "control"
+    report, site = sorted(control.glob("runs/*/report.dsse.json"))[-1], control / "site" / "site.pub.json"
+    said = demo.appliance("report", report, "--site", site, json_output=True)
+    assert said["good"]
+    assert list(said["nodes"]) == ["node-1"]
+    forged = tmp_path / "report.dsse.json"
+    data = json.loads(report.read_text())
+    data["payload"] = base64.b64encode(json.dumps({**said, "good": False}).encode()).decode()
+    forged.write_text(json.dumps(data))
+    refused = demo.appliance("report", forged, "--site", site, ok=(3,), json_output=True)
+    assert "not signed by this site" in refused["error"]["what"]
 
 
 def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab: Lab) -> None:

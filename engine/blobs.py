@@ -154,6 +154,23 @@ def hash_stream(file: BinaryIO, advance: Advance = ignore) -> tuple[str, int]:
     return digest.hexdigest(), length
 
 
+def hash_chunks(path: Path, chunk_size: int) -> tuple[str, int, tuple[str, ...]]:
+    """SHA-256 and length of a regular file, and the SHA-256 of each piece of ``chunk_size`` bytes; read once."""
+    whole, length, pieces = hashlib.sha256(), 0, []
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+        while True:
+            piece, left = hashlib.sha256(), chunk_size
+            while left and (data := file.read(min(CHUNK, left))):
+                whole.update(data)
+                piece.update(data)
+                left -= len(data)
+                length += len(data)
+            if left < chunk_size:
+                pieces.append(piece.hexdigest())
+            if left:
+                return whole.hexdigest(), length, tuple(pieces)
+
+
 def hash_file(path: Path, advance: Advance = ignore) -> tuple[str, int]:
     """SHA-256 and length of a regular file; never follows a link in the last component."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:

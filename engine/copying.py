@@ -36,3 +36,32 @@ def copy_target(bundle: Path, target: Target, destination: Path, advance: Advanc
         raise TrustError(
             "the file is not as signed", where=target.path, remedy="Do not use this medium; copy the bundle again."
         )
+
+
+def copy_piece(bundle: Path, target: Target, index: int, destination: Path, advance: Advance = ignore) -> None:
+    """Copy piece number ``index`` of a file to ``destination``, which must not exist.
+
+    Raises:
+        TrustError: the bytes are not those that were signed.
+        ResourceError: the disk is full.
+    """
+    start = index * target.chunk_size
+    left, digest = min(target.chunk_size, target.size - start), hashlib.sha256()
+    with disk_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
+            source.seek(start)
+            while left and (chunk := source.read(min(CHUNK, left))):
+                digest.update(chunk)
+                copy.write(chunk)
+                left -= len(chunk)
+                advance(len(chunk))
+            copy.flush()
+            os.fsync(copy.fileno())
+    if left or digest.hexdigest() != target.chunks[index]:
+        destination.unlink()
+        raise TrustError(
+            f"piece {index} is not as signed",
+            where=target.path,
+            remedy="Do not use this medium; copy the bundle again.",
+        )

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from engine.errors import ResourceError
 
@@ -19,6 +20,12 @@ def sync_dir(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Flush a file's bytes to disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:

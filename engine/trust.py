@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -29,7 +30,11 @@ MAX_TARGETS = 100_000
 
 @dataclass(frozen=True)
 class Target:
-    """One signed file. ``size`` in bytes; ``path`` relative to the bundle."""
+    """One signed file. ``size`` in bytes; ``path`` relative to the bundle.
+
+    A large file also has the SHA-256 of each of its pieces of ``chunk_size`` bytes, so that a piece on a medium of its
+    own can be checked alone.
+    """
 
     path: str
     size: int
@@ -38,6 +43,8 @@ class Target:
     profiles: tuple[str, ...] = ()
     licence: str = ""
     source: str = ""
+    chunk_size: int = 0
+    chunks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,14 +207,14 @@ def listing(signed: Targets, root_version: int) -> Trusted:
     for path, file in signed.targets.items():
         tree.check_path(path)
         sha256 = file.hashes.get("sha256", "")
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        if not _is_sha256(sha256):
             raise TrustError(
                 "the metadata gives no SHA-256", where=path, remedy="Do not use this bundle; ask its builder."
             )
         custom = file.unrecognized_fields.get("custom") or {}
         targets[path] = Target(
             path, file.length, sha256, str(custom.get("kind", "")), tuple(map(str, custom.get("profiles", ()))),
-            str(custom.get("licence", "")), str(custom.get("source", "")),
+            str(custom.get("licence", "")), str(custom.get("source", "")), *_chunks(path, file.length, custom),
         )  # fmt: skip
     if pairs := tree.collisions(list(targets)):
         raise TrustError(
@@ -218,6 +225,28 @@ def listing(signed: Targets, root_version: int) -> Trusted:
         _plain_name(signed.unrecognized_fields.get(f"x-appliance-{field}")) for field in ("name", "release")
     )
     return Trusted(name, release, signed.version, signed.expires.isoformat(), root_version, targets)
+
+
+def _chunks(path: str, size: int, custom: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Size and hashes of a file's pieces, as many as its length asks for."""
+    told = custom.get("chunks")
+    if told is None:
+        return 0, ()
+    try:
+        chunk_size, hashes = int(told["size"]), tuple(map(str, told["sha256"]))
+    except (KeyError, TypeError, ValueError):
+        chunk_size, hashes = 0, ()
+    if chunk_size <= 0 or len(hashes) != -(-size // chunk_size) or not all(_is_sha256(h) for h in hashes):
+        raise TrustError(
+            "the metadata's hashes of pieces do not fit the file",
+            where=path,
+            remedy="Do not use this bundle; ask its builder.",
+        )
+    return chunk_size, hashes
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
 def _plain_name(value: object) -> str:

@@ -27,6 +27,7 @@ from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
+from installer.carry.sources import sources as find_sources
 
 HEADROOM = 64 << 20  # bytes
 COPIERS = 4
@@ -164,11 +165,17 @@ class Depot:
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]
                 if final.is_dir() and not missing and _same_metadata(final, metadata):
                     return Imported(trusted, final, 0, changed=False)
-                _check_listing(bundle, trusted, missing)
-                self._require_space(missing)
-                copied = self._copy(bundle, missing, report)
+                sources = find_sources(bundle, trusted, missing)
+                self.require_space(sum(t.size for t in sources))
+                copied = self._copy(bundle, sources, report)
                 self._make_view(trusted, metadata, final)
                 return Imported(trusted, final, copied, changed=True)
+
+    def show(self, trusted: Trusted) -> Path:
+        """Make the release visible, once every content of it is here; returns its directory."""
+        final = self.root / "bundles" / trusted.release
+        self._make_view(trusted, _metadata_files(self.memory(), trusted.name), final)
+        return final
 
     def learn(self, chain: dict[int, bytes]) -> int:
         """Follow new roots that came without a bundle, and hand them on to nodes; the version in force then.
@@ -202,20 +209,23 @@ class Depot:
                 ) from error
             yield
 
-    def _require_space(self, missing: list[Target]) -> None:
-        need = sum({t.sha256: t.size for t in missing}.values()) + HEADROOM
+    def require_space(self, size: int) -> None:
+        """Refuse before the first of ``size`` bytes is written.
+
+        Raises:
+            ResourceError: too little is free.
+        """
         free = shutil.disk_usage(self.root).free
-        if free < need:
+        if free < size + HEADROOM:
             raise ResourceError(
-                f"{need - free} bytes too few are free",
+                f"{size + HEADROOM - free} bytes too few are free",
                 where=str(self.root),
                 remedy="Free space there, or use another --depot.",
             )
 
-    def _copy(self, bundle: Path, missing: list[Target], report: Report) -> int:
+    def _copy(self, bundle: Path, sources: list[Target], report: Report) -> int:
         """Copy and hash in one pass: the bytes that were hashed are the bytes that stay."""
-        unique = {t.sha256: t for t in missing}.values()
-        report.begin("import", sum(t.size for t in unique))
+        report.begin("import", sum(t.size for t in sources))
 
         def one(target: Target) -> int:
             try:
@@ -238,7 +248,7 @@ class Depot:
                 ) from error
 
         with ThreadPoolExecutor(COPIERS) as workers:
-            copied = sum(workers.map(one, sorted(unique, key=lambda t: -t.size)))
+            copied = sum(workers.map(one, sorted(sources, key=lambda t: -t.size)))
         report.end("import")
         return copied
 
@@ -261,33 +271,6 @@ class Depot:
         """The manifest of an imported release."""
         data: dict[str, Any] = json.loads((self.view(release) / "content" / "manifest.json").read_bytes())
         return data
-
-
-def _check_listing(bundle: Path, trusted: Trusted, needed: list[Target]) -> None:
-    """Refuse early, naming every file, before anything large is copied."""
-    present = {e.path: e for e in tree.walk(bundle)}
-    lacking = [t for t in needed if t.path not in present]
-    if lacking:
-        raise TrustError(
-            f"{len(lacking)} files ({sum(t.size for t in lacking):,} bytes) are neither in the bundle nor in the depot, "
-            f"first {min(t.path for t in lacking)}",
-            where=str(bundle),
-            remedy="A whole bundle was cut on its way: copy it again. A delta was made for another base: "
-            "make it from this site's receipt (`appliance receipt`). `appliance verify --depot` lists every such file.",
-        )
-    wrong = [
-        p
-        for p, e in present.items()
-        if e.kind != "file" or (p in trusted.targets and e.size != trusted.targets[p].size)
-    ]
-    extra = [p for p in present if p not in trusted.targets and not p.startswith("metadata/")]
-    for what, paths in (("not as signed", wrong), ("covered by no signature", extra)):
-        if paths:
-            raise TrustError(
-                f"{len(paths)} files are {what}, first {sorted(paths)[0]}",
-                where=str(bundle),
-                remedy="`appliance verify` lists every such file; copy the bundle again.",
-            )
 
 
 def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:

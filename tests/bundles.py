@@ -105,6 +105,7 @@ def make(
     now: datetime = NOW,
     days: int = 30,
     name: str = "demo",
+    chunk_size: int = sign.CHUNK_SIZE,
 ) -> Bundle:
     """A signed bundle with these files below content/; the first part of a path is its kind, all are for gpu."""
     keys = keys or MemoryKeys(where / "keys")
@@ -115,6 +116,8 @@ def make(
         target.write_bytes(data)
     (path / "README.txt").write_text("a bundle\n")
     paths = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
-    targets = sign.targets_of(path, paths, lambda p: Label(p.split("/")[1] if "/" in p else "readme", ("gpu",)))
+    targets = sign.targets_of(
+        path, paths, lambda p: Label(p.split("/")[1] if "/" in p else "readme", ("gpu",)), chunk_size
+    )
     sign.sign(path, targets, name=name, release=f"{name}-{version}", keys=keys, passphrase="", days=days, now=now)
     return Bundle(path, keys)

@@ -154,7 +154,7 @@ def verify(
 ) -> None:
     """Check a bundle: signatures first, then every file against them.
 
-    Names every file that is missing, extra, changed or unsigned. Exit code 3 when anything is wrong.
+    Names every file that is missing, extra, changed or unsigned. Exit code 3 when anything is wrong. A volume is checked alone.
 
     \b
     Examples:
@@ -165,12 +165,17 @@ def verify(
 
     from engine import verify as verifying
     from engine.errors import Exit
+    from installer.carry import volumes
     from installer.depot import Depot
 
     screen = screen_of(ctx)
     pinned, where = pinned_root(root, keys)
     with screen:
-        outcome = verifying.verify(bundle, pinned, report=screen)
+        if volumes.is_volume(bundle):
+            trusted = verifying.open_bundle(bundle, pinned)
+            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
+        else:
+            outcome = verifying.verify(bundle, pinned, report=screen)
     if depot:
         blobs, listed = Depot(depot).blobs, outcome.trusted.targets
         outcome = verifying.without(

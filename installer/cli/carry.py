@@ -105,6 +105,83 @@ def delta(
     )
 
 
+def split(
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="Bundle or delta.", metavar="BUNDLE")],
+    volume_size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="Size of each medium, for example 4G, 700M, 64GB.")
+    ] = "",
+    media: Annotated[
+        list[Path] | None, typer.Option("--media", help="Mounted medium, whose free space is used; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="With --size: where the volumes are made.")] = Path(
+        "volumes"
+    ),
+    only: Annotated[
+        list[int] | None, typer.Option("--only", help="Write just this volume again; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Split a bundle over the fewest media. Every volume can be checked alone and taken in in any order.
+
+    Each volume is a directory with a LABEL.txt to print: what it is, how to check it, and a custody sheet. Large files are cut
+    where the bundle has signed hashes of their pieces.
+
+    \b
+    Examples:
+      appliance split dist/ours-1.0.0 --size 25G --out volumes
+      appliance split dist/ours-1.0.0 --media /media/a --media /media/b
+      appliance split dist/ours-1.0.0 --size 25G --out volumes --only 3
+    """
+    from engine.errors import InputError
+    from engine.verify import open_bundle
+    from installer.carry import volumes
+
+    if bool(volume_size) == bool(media):
+        raise InputError("the media are not said", remedy="Give --size or --media (one of the two).")
+    screen = screen_of(ctx)
+    pinned, _ = pinned_root(root, keys)
+    trusted = open_bundle(bundle, pinned)
+    planned = volumes.layout(
+        bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
+    )
+    numbers = only or range(1, len(planned.volumes) + 1)
+    if not dry_run:
+        with screen:
+            for number in numbers:
+                volumes.require_room(planned, number)
+                volumes.write(bundle, planned, number, datetime.now(UTC), screen)
+    rows = [
+        {
+            "volume": str(planned.media[n - 1]),
+            "number": n,
+            "files": len(planned.volumes[n - 1].items),
+            "size": planned.volumes[n - 1].size,
+        }
+        for n in numbers
+    ]
+    screen.result(
+        {"release": planned.release, "volumes": rows, "of": len(planned.volumes), "written": not dry_run},
+        "\n".join(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows)
+        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each",
+    )
+
+
+def _bytes(text: str) -> int:
+    """A size as people write it; G and GB are powers of ten, Gi and GiB of two, as media and file systems are sold."""
+    import re
+
+    from engine.errors import InputError
+
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise InputError(f"{text!r} is not a size", remedy="Write it like 4G, 700M or 24.5GiB.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
 def receipt(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],

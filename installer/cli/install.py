@@ -20,6 +20,8 @@ from installer.cli.options import (
 from installer.cli.screen import Screen, size
 
 if TYPE_CHECKING:
+    from engine.memory import Demand
+    from installer.depot import Depot
     from installer.site.events import NodeState
     from installer.site.install import Outcome
 
@@ -31,7 +33,10 @@ CaDir = Annotated[
 
 def import_bundle(
     ctx: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Bundle, delta or renewal; or volumes, any number in any order.", metavar="BUNDLE..."),
+    ],
     depot: DepotDir = DEFAULT_DEPOT,
     root: Root = None,
     minimum_version: Annotated[
@@ -45,15 +50,27 @@ def import_bundle(
     A stopped import continues where it was. Files that the depot has need not come again: what `appliance renew` wrote
     (metadata alone) renews a bundle that is here.
 
-    Example: appliance import --root root.json /media/drive/demo-1.0.0
+    Volumes are kept until the last one completes the release; each may be taken in again.
+
+    \b
+    Examples:
+      appliance import --root root.json /media/drive/demo-1.0.0
+      appliance import /media/a/demo-1.0.0.2-of-5
     """
+    from engine.errors import InputError
     from engine.memory import Demand
+    from installer.carry.volumes import is_volume
     from installer.depot import Depot
 
     screen = screen_of(ctx)
+    demand = Demand(minimum_version, allow_downgrade)
+    if is_volume(bundles[0]):
+        _import_volumes(screen, Depot(depot), bundles, root, demand)
+        return
+    if len(bundles) > 1:
+        raise InputError("more than one bundle", where=str(bundles[1]), remedy="Import one after the other.")
     with screen:
-        demand = Demand(minimum_version, allow_downgrade)
-        done = Depot(depot).import_bundle(bundle, root_json=root, demand=demand, report=screen)
+        done = Depot(depot).import_bundle(bundles[0], root_json=root, demand=demand, report=screen)
     screen.result(
         {
             "release": done.trusted.release,
@@ -66,6 +83,31 @@ def import_bundle(
         f"{done.trusted.release}: imported, {size(done.copied)} copied of {size(done.trusted.size)}"
         if done.changed
         else f"{done.trusted.release} is in the depot already; nothing changed",
+    )
+
+
+def _import_volumes(screen: Screen, depot: Depot, bundles: list[Path], root: Path | None, demand: Demand) -> None:
+    from installer.carry.taking import take_in
+
+    copied = 0
+    with screen:
+        for volume in bundles:
+            taken = take_in(depot, volume, root_json=root, demand=demand, report=screen)
+            copied += taken.copied
+    waiting = ", ".join(map(str, taken.waiting))
+    screen.result(
+        {
+            "release": taken.trusted.release,
+            "version": taken.trusted.version,
+            "copied": copied,
+            "complete": taken.view is not None,
+            "missing": taken.missing,
+            "missing_size": taken.missing_size,
+            "waiting_for": list(taken.waiting),
+        },
+        f"{taken.trusted.release}: complete, imported"
+        if taken.view
+        else f"{taken.trusted.release}: {size(copied)} taken in; {taken.missing} files ({size(taken.missing_size)}) are still missing, on volume {waiting}",
     )
 
 

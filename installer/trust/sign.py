@@ -18,12 +18,13 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from engine import durable, trust
-from engine.blobs import hash_file
+from engine.blobs import hash_chunks, hash_file
 from engine.errors import InputError, TrustError
 from installer.trust import roots
 from installer.trust.keys import PRETTY, KeyStore
 from installer.trust.roots import Signatures
 
+CHUNK_SIZE = 256 << 20  # bytes; the smallest piece that `split` cuts, and one hash of the metadata
 NAME, RELEASE = "x-appliance-name", "x-appliance-release"
 
 
@@ -49,17 +50,28 @@ class Signed:
 LabelOf = Callable[[str], Label]
 
 
-def targets_of(bundle: Path, paths: Iterable[str], label: LabelOf) -> dict[str, TargetFile]:
-    """Hash files of a bundle, in parallel, into TUF targets."""
+def targets_of(
+    bundle: Path, paths: Iterable[str], label: LabelOf, chunk_size: int = CHUNK_SIZE
+) -> dict[str, TargetFile]:
+    """Hash files of a bundle, in parallel, into TUF targets.
+
+    Args:
+        chunk_size: files longer than this, in bytes, also get the hash of each piece of this length.
+    """
 
     def one(path: str) -> tuple[str, TargetFile]:
-        sha256, length = hash_file(bundle / path)
+        pieces: tuple[str, ...] = ()
+        if (bundle / path).stat(follow_symlinks=False).st_size > chunk_size:
+            sha256, length, pieces = hash_chunks(bundle / path, chunk_size)
+        else:
+            sha256, length = hash_file(bundle / path)
         about = label(path)
         custom = {
             "kind": about.kind,
             "profiles": list(about.profiles),
             "licence": about.licence,
             "source": about.source,
+            "chunks": {"size": chunk_size, "sha256": list(pieces)} if pieces else None,
         }
         return path, TargetFile(length, {"sha256": sha256}, path, {"custom": {k: v for k, v in custom.items() if v}})
 

@@ -129,7 +129,7 @@ def test_a_disk_that_fills_in_the_middle_of_an_import_stops_cleanly_and_the_next
     hog = small_disk / "hog"
     hog.write_bytes(bytes(75 << 20))
     depot = Depot(small_disk / "depot")
-    object.__setattr__(depot, "_require_space", lambda _missing: None)
+    object.__setattr__(depot, "require_space", lambda _missing: None)
     with pytest.raises(ResourceError, match="the disk is full") as stopped:
         depot.import_bundle(bundle.path, root_json=root)
     assert "run the same command again" in stopped.value.remedy

@@ -1,0 +1,234 @@
+"""Volumes: one bundle on several media.
+
+A volume holds all metadata, whole files at their places, and pieces of large files, each checkable alone against the
+signed hashes:
+
+    NAME-VERSION.2-of-5/
+      LABEL.txt       for the medium's label and the custody sheet
+      volume.json     what lies on which volume; a help for people and messages, never trusted
+      metadata/ content/… pieces/SHA256/00007
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine import durable, tree
+from engine.blobs import hash_stream
+from engine.copying import copy_piece, copy_target
+from engine.errors import InputError, ResourceError, TrustError
+from engine.report import Report, Silent
+from engine.trust import Target, Trusted
+from engine.verify import Finding
+from installer.carry.compare import lacking
+from installer.carry.plan import Item, Volume, plan
+
+INDEX, LABEL = "volume.json", "LABEL.txt"
+MAX_INDEX = 32 << 20  # bytes
+RESERVE = 1 << 20  # bytes a volume keeps for its label, its index and directories
+WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """The volumes of one bundle. ``media`` is where each lies, in order."""
+
+    release: str
+    volumes: tuple[Volume, ...]
+    media: tuple[Path, ...]
+
+
+def layout(
+    bundle: Path, trusted: Trusted, *, size: int = 0, media: tuple[Path, ...] = (), out: Path | None = None
+) -> Split:
+    """Plan the volumes.
+
+    Args:
+        size: bytes of each of as many media as it takes, written below ``out``; or
+        media: mounted media, whose free space is used.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    overhead = RESERVE + sum(p.stat().st_size for p in (bundle / "metadata").iterdir())
+    contents = lacking(trusted, ())
+    if media:
+        free = [shutil.disk_usage(m).free - overhead for m in media]
+        volumes = plan(contents, free, repeat=False)
+        by_size = sorted(range(len(media)), key=lambda n: -free[n])
+        places = [media[by_size[n]] for n in range(len(volumes))]
+    else:
+        volumes = plan(contents, [size - overhead], repeat=True)
+        places = [out or Path()] * len(volumes)
+    total = len(volumes)
+    paths = tuple(place / f"{trusted.release}.{n + 1}-of-{total}" for n, place in enumerate(places))
+    return Split(trusted.release, tuple(volumes), paths)
+
+
+def write(bundle: Path, split: Split, number: int, now: datetime, report: Report | None = None) -> Path:
+    """Write volume ``number`` (from 1) anew; its directory appears when it is whole.
+
+    Raises:
+        InputError: there is no such volume.
+        TrustError: a file of the bundle is not as signed.
+        ResourceError: the medium is full.
+    """
+    report = report or Silent()
+    if not 1 <= number <= len(split.volumes):
+        raise InputError(f"there is no volume {number} of {len(split.volumes)}", remedy="Name one of these.")
+    volume, out = split.volumes[number - 1], split.media[number - 1]
+    staging = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    task = f"volume {number} of {len(split.volumes)}"
+    report.begin(task, volume.size)
+
+    def one(item: Item) -> None:
+        to = staging / item.path
+        if item.piece is None:
+            copy_target(bundle, item.target, to, lambda n: report.advance(task, n))
+        else:
+            copy_piece(bundle, item.target, item.piece, to, lambda n: report.advance(task, n))
+
+    try:
+        with ThreadPoolExecutor(WORKERS) as workers:
+            list(workers.map(one, volume.items))
+        for path in sorted((bundle / "metadata").iterdir()):
+            durable.write(staging / "metadata" / path.name, path.read_bytes())
+        durable.write(staging / INDEX, json.dumps(_index(split, number), indent=1) + "\n")
+        durable.write(staging / LABEL, label(split, number, now))
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(out, ignore_errors=True)
+    staging.rename(out)
+    durable.sync_dir(out.parent)
+    report.end(task)
+    return out
+
+
+def _index(split: Split, number: int) -> dict[str, Any]:
+    return {
+        "release": split.release,
+        "number": number,
+        "volumes": [{"paths": [i.path for i in v.items], "size": v.size} for v in split.volumes],
+    }
+
+
+def label(split: Split, number: int, now: datetime) -> str:
+    """The medium's label and its custody sheet, for print."""
+    volume, total = split.volumes[number - 1], len(split.volumes)
+    lines = "\n".join(
+        f"  {n:>2}. received ______________  from ____________________  to ____________________" for n in range(1, 7)
+    )
+    return f"""{split.release}
+VOLUME {number} OF {total}
+{"=" * 60}
+files   {len(volume.items):,}
+bytes   {volume.size:,}
+written {now:%Y-%m-%d %H:%M} UTC
+
+Check this volume alone:   appliance verify --root root.json {split.media[number - 1].name}
+Take it in, in any order:  appliance import {split.media[number - 1].name}
+Write it again, if it is damaged, beside the others' media:
+                           appliance split … --only {number}
+
+Custody
+{lines}
+"""
+
+
+def is_volume(path: Path) -> bool:
+    """Whether this directory is one volume of a bundle."""
+    return (path / INDEX).is_file() and not (path / INDEX).is_symlink()
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a volume says of itself and its siblings; for messages only."""
+
+    number: int
+    volumes: tuple[tuple[str, ...], ...]
+
+
+def read_index(volume: Path) -> Index:
+    """The volume's own words, with every length bounded.
+
+    Raises:
+        TrustError: they are malformed.
+    """
+    try:
+        with tree.open_beneath(volume, INDEX) as file:
+            raw: bytes = file.read(MAX_INDEX + 1)
+        data = json.loads(raw) if len(raw) <= MAX_INDEX else None
+        return Index(int(data["number"]), tuple(tuple(map(str, v["paths"])) for v in data["volumes"]))  # type: ignore[index]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TrustError(
+            f"the volume's index is damaged: {error}",
+            where=str(volume / INDEX),
+            remedy="Write this volume again with `appliance split --only`.",
+        ) from error
+
+
+def pieces(trusted: Trusted) -> dict[str, tuple[Target, int]]:
+    """Every piece that may lie on a volume, by its path."""
+    return {f"pieces/{t.sha256}/{n:05}": (t, n) for t in trusted.targets.values() for n in range(len(t.chunks))}
+
+
+def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[Finding]:
+    """Every difference between a volume and what is signed; what other volumes carry is not missed here.
+
+    Raises:
+        TrustError: the index is damaged.
+    """
+    report = report or Silent()
+    index, known = read_index(volume), pieces(trusted)
+    mine = set(index.volumes[index.number - 1]) if 0 < index.number <= len(index.volumes) else set()
+    findings: list[Finding] = []
+    present = {
+        e.path: e for e in tree.walk(volume) if not e.path.startswith("metadata/") and e.path not in (INDEX, LABEL)
+    }
+    report.begin("verify", sum(e.size for e in present.values()))
+    for path, entry in sorted(present.items()):
+        if path in known:
+            target, number = known[path]
+            signed, size = target.chunks[number], min(target.chunk_size, target.size - number * target.chunk_size)
+        elif path in trusted.targets:
+            signed, size = trusted.targets[path].sha256, trusted.targets[path].size
+        else:
+            findings.append(Finding("extra", path, "no signature covers it"))
+            continue
+        if entry.kind != "file":
+            findings.append(Finding("link", path, "only plain files are allowed"))
+            continue
+        if entry.size != size:
+            findings.append(Finding("changed", path, f"{entry.size} bytes, signed {size}"))
+            continue
+        with tree.open_beneath(volume, path) as file:
+            sha256, _ = hash_stream(file, lambda n: report.advance("verify", n))
+        if sha256 != signed:
+            findings.append(Finding("changed", path, f"SHA-256 is {sha256}, signed {signed}"))
+    findings.extend(Finding("missing", path) for path in sorted(mine - set(present)))
+    report.end("verify")
+    return findings
+
+
+def require_room(split: Split, number: int) -> None:
+    """Refuse before the first byte when a medium is too small by now.
+
+    Raises:
+        ResourceError: with what is missing.
+    """
+    place, volume = split.media[number - 1].parent, split.volumes[number - 1]
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
+    need = sum(i.occupied for i in volume.items) + RESERVE
+    if free < need:
+        raise ResourceError(
+            f"{need - free:,} bytes too few are free", where=str(place), remedy="Free space there, or use --size."
+        )

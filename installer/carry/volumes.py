@@ -80,8 +80,7 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
         ResourceError: the medium is full.
     """
     report = report or Silent()
-    if not 1 <= number <= len(split.volumes):
-        raise InputError(f"there is no volume {number} of {len(split.volumes)}", remedy="Name one of these.")
+    require_room(split, number)
     volume, out = split.volumes[number - 1], split.media[number - 1]
     staging = out.with_name(f".{out.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
@@ -222,8 +221,11 @@ def require_room(split: Split, number: int) -> None:
     """Refuse before the first byte when a medium is too small by now.
 
     Raises:
+        InputError: there is no such volume.
         ResourceError: with what is missing.
     """
+    if not 1 <= number <= len(split.volumes):
+        raise InputError(f"there is no volume {number} of {len(split.volumes)}", remedy="Name one of these.")
     place, volume = split.media[number - 1].parent, split.volumes[number - 1]
     place.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(place).free

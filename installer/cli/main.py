@@ -42,8 +42,10 @@ for command in (
     bundle.schema,
     carry.diff,
     carry.delta,
+    carry.split,
     carry.receipt,
     install.install,
+    carry.report,
 ):
     app.command(epilog=EPILOG)(command)
 app.command("import", epilog=EPILOG)(install.import_bundle)

@@ -104,9 +104,13 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    shutil.rmtree(out, ignore_errors=True)
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
     staging.rename(out)
     durable.sync_dir(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
     report.end(task)
     return out
 

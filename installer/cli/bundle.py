@@ -247,6 +247,7 @@ def inspect(
     from rich.table import Table
 
     from engine import verify as verifying
+    from installer.trust.sign import content_digest
 
     pinned, _ = pinned_root(root, keys)
     trusted = verifying.open_bundle(bundle, pinned)
@@ -261,8 +262,10 @@ def inspect(
         "release": trusted.release,
         "version": trusted.version,
         "expires": trusted.expires,
+        "content_digest": content_digest({t.path: t.sha256 for t in trusted.targets.values()}),
         "kinds": {k: {"files": f, "size": s} for k, (f, s) in kinds.items()},
     }
+    table.caption = f"{trusted.release}, version {trusted.version}, content digest sha256:{data['content_digest']}"
     screen_of(ctx).result(data, table)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine import durable, tree, verify
 from engine.blobs import CHUNK
 from engine.durable import disk_errors
-from engine.errors import TrustError
+from engine.errors import InputError, TrustError
 from engine.memory import ANY, Demand
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
@@ -48,6 +48,12 @@ def take_in(
             pinned = depot.pin(root_json)
             trusted = verify.open_bundle(volume, pinned, depot.memory(), demand)
             index = volumes.read_index(volume)
+            if (volume / "parity").is_dir():
+                raise InputError(
+                    "a parity volume holds nothing to take in",
+                    where=str(volume),
+                    remedy="Use it with `appliance recover` when another volume is lost.",
+                )
             copied = _Taking(depot, volume, trusted, index.number, report).run()
             store = depot.blobs.root / "pieces"
             for target in trusted.targets.values():

@@ -120,6 +120,12 @@ def split(
     only: Annotated[
         list[int] | None, typer.Option("--only", help="Write just this volume again; may be repeated.")
     ] = None,
+    parity: Annotated[
+        int,
+        typer.Option(
+            help="How many more volumes to write, so that as many lost ones can be made again.", min=0, max=64
+        ),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     root: RootFile = None,
     keys: KeysDir = None,
@@ -134,11 +140,17 @@ def split(
       appliance split dist/ours-1.0.0 --size 25G --out volumes
       appliance split dist/ours-1.0.0 --media /media/a --media /media/b
       appliance split dist/ours-1.0.0 --size 25G --out volumes --only 3
+      appliance split dist/ours-1.0.0 --size 25G --out volumes --parity 1
     """
     from engine.errors import InputError
     from engine.verify import open_bundle
+    from installer.carry import parity as parities
     from installer.carry import volumes
 
+    if parity and (media or only):
+        raise InputError(
+            "parity is made of a whole set below --out", remedy="Give --parity with --size and without --only."
+        )
     if bool(volume_size) == bool(media):
         raise InputError("the media are not said", remedy="Give --size or --media (one of the two).")
     screen = screen_of(ctx)
@@ -154,6 +166,8 @@ def split(
         with screen:
             for number in numbers:
                 volumes.write(bundle, planned, number, datetime.now(UTC), screen)
+            if parity:
+                parities.write(planned, trusted, [out] * parity, datetime.now(UTC), screen)
     rows = [
         {
             "volume": str(planned.media[n - 1]),
@@ -167,6 +181,36 @@ def split(
         {"release": planned.release, "volumes": rows, "of": len(planned.volumes), "written": not dry_run},
         "\n".join(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows)
         + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each",
+    )
+
+
+def recover(
+    ctx: typer.Context,
+    media: Annotated[
+        list[Path], typer.Argument(help="Volumes that can be read, data and parity.", metavar="VOLUME...")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the missing volumes are made.")],
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Make lost volumes again from the others and from parity (`split --parity`).
+
+    What comes out is compared with the signed hashes, so parity itself need not be trusted.
+
+    Example: appliance recover /media/a/ours-1.0.0.1-of-3 /media/c/ours-1.0.0.3-of-3 /media/p/ours-1.0.0.parity-1-of-1 --out recovered
+    """
+    from engine.verify import open_bundle
+    from installer.carry import parity as parities
+
+    screen = screen_of(ctx)
+    pinned, _ = pinned_root(root, keys)
+    trusted = open_bundle(media[0], pinned)
+    out.mkdir(parents=True, exist_ok=True)
+    with screen:
+        made = parities.recover(media, trusted, out, screen)
+    screen.result(
+        {"recovered": [str(m) for m in made]},
+        "\n".join(f"{m}: recovered" for m in made) or "No data volume is missing; nothing to recover",
     )
 
 

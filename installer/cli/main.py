@@ -43,6 +43,7 @@ for command in (
     carry.diff,
     carry.delta,
     carry.split,
+    carry.recover,
     carry.receipt,
     install.install,
     carry.report,

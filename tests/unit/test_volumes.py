@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.errors import InputError, ResourceError, TrustError
 from engine.trust import Target, Trusted
 from engine.verify import open_bundle, verify
-from installer.carry import volumes
+from installer.carry import parity, volumes
 from installer.carry.plan import BLOCK, Volume, plan
 from installer.carry.taking import take_in
 from installer.carry.volumes import Split
@@ -150,6 +150,51 @@ def test_a_damaged_index_is_one_sentence(split: Split, depot: Depot, text: str) 
     (split.media[0] / volumes.INDEX).write_text(text)
     with pytest.raises(TrustError, match="index is damaged"):
         take_in(depot, split.media[0])
+
+
+@pytest.mark.parametrize("lost", [(1,), (1, 2), (2, 4)])
+def test_as_many_lost_volumes_as_there_is_parity_are_made_again(
+    split: Split, trusted: Trusted, bundle: Bundle, tmp_path: Path, lost: tuple[int, ...]
+) -> None:
+    extra = parity.write(split, trusted, [tmp_path / "volumes"] * 2, NOW)
+    readable = [m for n, m in enumerate(split.media, 1) if n not in lost] + extra
+    made = parity.recover(readable, trusted, tmp_path / "recovered")
+    assert [m.name for m in made] == [split.media[n - 1].name for n in lost]
+    own = Depot(tmp_path / "own")
+    for medium in [*made, *(m for m in readable if m not in extra)]:
+        assert volumes.check(medium, trusted) == []
+        taken = take_in(own, medium, root_json=_pin(tmp_path, bundle))
+    assert taken.view
+    assert verify(taken.view, bundle.root).good
+
+
+def test_too_few_volumes_are_said(split: Split, trusted: Trusted, tmp_path: Path) -> None:
+    [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
+    with pytest.raises(InputError, match=f"{len(split.media)} of data or parity are needed"):
+        parity.recover([*split.media[2:], extra], trusted, tmp_path)
+
+
+def test_damaged_parity_makes_nothing_that_is_not_signed(split: Split, trusted: Trusted, tmp_path: Path) -> None:
+    [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
+    victim = extra / "parity/00000"
+    data = bytearray(victim.read_bytes())
+    data[100] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(TrustError):
+        parity.recover([*split.media[1:], extra], trusted, tmp_path / "recovered")
+    assert not [p for p in (tmp_path / "recovered").glob("*") if not p.name.startswith(".")]
+
+
+def test_a_parity_volume_is_not_taken_in(split: Split, depot: Depot, trusted: Trusted, tmp_path: Path) -> None:
+    [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
+    with pytest.raises(InputError, match="nothing to take in"):
+        take_in(depot, extra)
+
+
+def _pin(tmp_path: Path, bundle: Bundle) -> Path:
+    path = tmp_path / "pinned.json"
+    path.write_bytes(bundle.root)
+    return path
 
 
 def test_an_index_that_lies_changes_nothing_but_the_words(split: Split, depot: Depot, bundle: Bundle) -> None:

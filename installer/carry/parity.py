@@ -1,0 +1,309 @@
+"""Parity volumes: with M of them, any M lost or unreadable volumes of a set can be made again from the others.
+
+The data of a volume is read as one stream, its items one after the other in the order of the index, filled up with zeros to
+the longest. Reed-Solomon code (zfec) runs over blocks at the same place of every stream. Parity is not signed and need not
+be: what is made from it is compared with the signed hashes like everything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from engine import durable, tree
+from engine.errors import InputError, ResourceError, TrustError
+from engine.report import Report, Silent
+from engine.trust import Trusted
+from installer.carry import volumes
+from installer.carry.volumes import Split
+
+BLOCK = 1 << 20  # bytes coded at a time; memory is one block for every volume
+FILE = 256 << 20  # bytes of each file below parity/, so that FAT32 media can carry it
+DIRECTORY = "parity"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of a stream: where it lies in its volume, and its signed size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def name(split: Split, number: int, total: int) -> str:
+    """Directory of parity volume ``number`` of ``total``."""
+    return f"{split.release}.parity-{number}-of-{total}"
+
+
+def write(
+    split: Split, trusted: Trusted, places: Sequence[Path], now: datetime, report: Report | None = None
+) -> list[Path]:
+    """Write one parity volume into each of ``places``, from the data volumes, which must all be there.
+
+    Raises:
+        ResourceError: zfec is not installed, or a place is too small.
+        TrustError: a volume is not as signed.
+    """
+    report = report or Silent()
+    entries = [entries_of([i.path for i in v.items], trusted) for v in split.volumes]
+    k, length = len(entries), max(sum(e.size for e in v) for v in entries)
+    for place in places:
+        if shutil.disk_usage(place).free < length + volumes.RESERVE:
+            raise ResourceError(
+                f"parity needs {length:,} bytes", where=str(place), remedy="Use a medium as large as the others."
+            )
+    outs = [place / name(split, n, len(places)) for n, place in enumerate(places, 1)]
+    stagings = [out.with_name(f".{out.name}.writing") for out in outs]
+    encoder = _zfec().Encoder(k, k + len(places))
+    report.begin("parity", length)
+    writers = []
+    for staging in stagings:
+        shutil.rmtree(staging, ignore_errors=True)
+        writers.append(_Writer(staging / DIRECTORY))
+    streams = [_blocks(medium, e, length) for medium, e in zip(split.media, entries, strict=True)]
+    for blocks in zip(*streams, strict=True):
+        coded = encoder.encode(list(blocks), list(range(k, k + len(places))))
+        for writer, block in zip(writers, coded, strict=True):
+            writer.write(block)
+        report.advance("parity", BLOCK)
+    for n, (staging, out, writer) in enumerate(zip(stagings, outs, writers, strict=True)):
+        index = {
+            "release": split.release, "number": k + n + 1, "parity": len(places), "length": length, "sha256": writer.close(),
+            "volumes": [{"paths": [i.path for i in v.items], "size": v.size} for v in split.volumes],
+        }  # fmt: skip
+        for path in sorted((split.media[0] / "metadata").iterdir()):
+            durable.write(staging / "metadata" / path.name, path.read_bytes())
+        durable.write(staging / volumes.INDEX, json.dumps(index, indent=1) + "\n")
+        durable.write(staging / volumes.LABEL, _label(split, n + 1, len(places), length, now))
+        shutil.rmtree(out, ignore_errors=True)
+        staging.rename(out)
+        durable.sync_dir(out.parent)
+    report.end("parity")
+    return outs
+
+
+def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report | None = None) -> list[Path]:
+    """Make the data volumes that are not among ``media`` again, below ``out``.
+
+    Args:
+        media: data and parity volumes that can be read, any of them.
+
+    Raises:
+        InputError: too few of them, or they are not of one set.
+        TrustError: what came out is not as signed: one of the volumes is damaged.
+        ResourceError: zfec is not installed.
+    """
+    report = report or Silent()
+    indexes = {_read(m)["number"]: (m, _read(m)) for m in media}
+    first = next(iter(indexes.values()))[1]
+    lists = [[str(p) for p in v["paths"]] for v in first["volumes"]]
+    k = len(lists)
+    if any(i["volumes"] != first["volumes"] for _, i in indexes.values()):
+        raise InputError("these volumes are not of one set", remedy="Name volumes that were split together.")
+    parity = [i for _, i in indexes.values() if "parity" in i]
+    missing = [n for n in range(1, k + 1) if n not in indexes]
+    if not missing:
+        return []
+    if len(indexes) < k or not parity:
+        raise InputError(
+            f"{len(indexes)} volumes are here, {k} of data or parity are needed",
+            remedy="Find more of the set, or write the missing ones again with `appliance split --only`.",
+        )
+    total, length = k + int(parity[0]["parity"]), int(parity[0]["length"])
+    entries = [entries_of(paths, trusted) for paths in lists]
+    used = sorted(indexes, key=lambda n: (n > k, n))[:k]
+    streams = [
+        _blocks(indexes[n][0], entries[n - 1], length) if n <= k else _parity_blocks(indexes[n][0], length)
+        for n in used
+    ]
+    # zfec wants each data block at the place of its own number; parity takes the places that are free.
+    order = _places(used, k)
+    decoder = _zfec().Decoder(k, total)
+    stagings = {n: out / f".{first['release']}.{n}-of-{k}.writing" for n in missing}
+    writers = {n: _Unpacker(stagings[n], entries[n - 1]) for n in missing}
+    report.begin("recover", length)
+    for blocks in zip(*streams, strict=True):
+        whole = decoder.decode([blocks[i] for i in order], [used[i] - 1 for i in order])
+        for n in missing:
+            writers[n].write(whole[n - 1])
+        report.advance("recover", BLOCK)
+    return [_finish(writers[n], stagings[n], n, first, media[0]) for n in missing]
+
+
+def entries_of(paths: Sequence[str], trusted: Trusted) -> list[Entry]:
+    """A volume's items with what is signed of each.
+
+    Raises:
+        TrustError: an item is not in the metadata.
+    """
+    known, out = volumes.pieces(trusted), []
+    for path in paths:
+        if path in known:
+            target, n = known[path]
+            out.append(Entry(path, min(target.chunk_size, target.size - n * target.chunk_size), target.chunks[n]))
+        elif path in trusted.targets:
+            out.append(Entry(path, trusted.targets[path].size, trusted.targets[path].sha256))
+        else:
+            raise TrustError(
+                "the volume's index names what nobody signed", where=path, remedy="Use another volume of the set."
+            )
+    return out
+
+
+def _places(used: Sequence[int], k: int) -> list[int]:
+    """For each of the k places the position in ``used`` of the block that goes there."""
+    at = {n: i for i, n in enumerate(used)}
+    spare = iter([i for i, n in enumerate(used) if n > k])
+    return [at[n] if n in at else next(spare) for n in range(1, k + 1)]
+
+
+def _blocks(volume: Path, entries: Sequence[Entry], length: int) -> Iterator[bytes]:
+    """A volume's stream in blocks, checked against the signed hashes on the way, filled up with zeros."""
+    kept, done = bytearray(), 0
+    for entry in entries:
+        digest, left = hashlib.sha256(), entry.size
+        with tree.open_beneath(volume, entry.path) as file:
+            while left and (data := file.read(min(BLOCK, left))):
+                digest.update(data)
+                left -= len(data)
+                kept += data
+                while len(kept) >= BLOCK:
+                    yield bytes(kept[:BLOCK])
+                    del kept[:BLOCK]
+                    done += BLOCK
+        if left or digest.hexdigest() != entry.sha256:
+            raise TrustError("the volume is damaged", where=str(volume / entry.path), remedy="Leave this volume out.")
+    while done < length:
+        yield bytes(kept) + bytes(BLOCK - len(kept))
+        kept.clear()
+        done += BLOCK
+
+
+def _parity_blocks(volume: Path, length: int) -> Iterator[bytes]:
+    digest, index = hashlib.sha256(), _read(volume)
+    for start in range(0, length, BLOCK):
+        place, offset = divmod(start, FILE)
+        with tree.open_beneath(volume, f"{DIRECTORY}/{place:05}") as source:
+            source.seek(offset)
+            block: bytes = source.read(BLOCK)
+        digest.update(block)
+        if start + BLOCK >= length and digest.hexdigest() != index["sha256"]:
+            raise TrustError("the parity volume is damaged", where=str(volume), remedy="Leave this volume out.")
+        yield block
+
+
+class _Writer:
+    """A stream in files of at most ``FILE`` bytes."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self._directory, self._done, self._digest = directory, 0, hashlib.sha256()
+        self._file: IO[bytes] | None = None
+
+    def write(self, block: bytes) -> None:
+        if self._done % FILE == 0:
+            self._close_file()
+            self._file = (self._directory / f"{self._done // FILE:05}").open("xb")
+        assert self._file is not None  # noqa: S101  opened above at the first block
+        self._file.write(block)
+        self._digest.update(block)
+        self._done += len(block)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            durable.sync_file(self._file)
+            self._file.close()
+
+    def close(self) -> str:
+        """SHA-256 of all that was written."""
+        self._close_file()
+        return self._digest.hexdigest()
+
+
+class _Unpacker:
+    """A stream back into its items, each compared with its signed hash; one block in memory."""
+
+    def __init__(self, staging: Path, entries: Sequence[Entry]) -> None:
+        shutil.rmtree(staging, ignore_errors=True)
+        self._staging, self._waiting = staging, list(entries)
+        self._file: IO[bytes] | None = None
+        self._left, self._digest = 0, hashlib.sha256()
+
+    def write(self, block: bytes) -> None:
+        rest = memoryview(block)
+        while self._waiting and (rest or self._waiting[0].size == 0):
+            if self._file is None:
+                path = self._staging / self._waiting[0].path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file, self._left, self._digest = path.open("xb"), self._waiting[0].size, hashlib.sha256()
+            part = rest[: self._left]
+            self._file.write(part)
+            self._digest.update(part)
+            self._left -= len(part)
+            rest = rest[len(part) :]
+            if self._left == 0:
+                self._end(self._file, self._waiting.pop(0))
+                self._file = None
+
+    def _end(self, file: IO[bytes], entry: Entry) -> None:
+        durable.sync_file(file)
+        file.close()
+        if self._digest.hexdigest() != entry.sha256:
+            raise TrustError(
+                "what was recovered is not as signed",
+                where=entry.path,
+                remedy="A parity volume is damaged; leave it out.",
+            )
+
+    @property
+    def complete(self) -> bool:
+        return not self._waiting
+
+
+def _finish(unpacker: _Unpacker, staging: Path, number: int, index: dict[str, Any], model: Path) -> Path:
+    if not unpacker.complete:
+        raise TrustError("parity ends too early", where=str(staging), remedy="Use another parity volume.")
+    out = staging.with_name(f"{index['release']}.{number}-of-{len(index['volumes'])}")
+    for path in sorted((model / "metadata").iterdir()):
+        durable.write(staging / "metadata" / path.name, path.read_bytes())
+    kept = {"release": index["release"], "number": number, "volumes": index["volumes"]}
+    durable.write(staging / volumes.INDEX, json.dumps(kept, indent=1) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    staging.rename(out)
+    durable.sync_dir(out.parent)
+    return out
+
+
+def _read(volume: Path) -> dict[str, Any]:
+    volumes.read_index(volume)  # bounds and shape
+    data: dict[str, Any] = json.loads((volume / volumes.INDEX).read_bytes())
+    return data
+
+
+def _label(split: Split, number: int, total: int, length: int, now: datetime) -> str:
+    return f"""{split.release}
+PARITY {number} OF {total}   (for a set of {len(split.volumes)} volumes)
+{"=" * 60}
+bytes   {length:,}
+written {now:%Y-%m-%d %H:%M} UTC
+
+Needed only when a volume of the set is lost or damaged:
+  appliance recover VOLUME… --out DIRECTORY
+"""
+
+
+def _zfec() -> Any:  # a module without types
+    try:
+        import zfec  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ResourceError(
+            "zfec is not installed", remedy="Install the extra: pip install appliance[parity]."
+        ) from error
+    return zfec

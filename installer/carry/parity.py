@@ -11,30 +11,19 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine import durable, tree
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Trusted
 from installer.carry import volumes
+from installer.carry.streams import BLOCK, FILE, Entry, Unpacker, Writer
 from installer.carry.volumes import Split
 
-BLOCK = 1 << 20  # bytes coded at a time; memory is one block for every volume
-FILE = 256 << 20  # bytes of each file below parity/, so that FAT32 media can carry it
 DIRECTORY = "parity"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One item of a stream: where it lies in its volume, and its signed size in bytes and SHA-256."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 def name(split: Split, number: int, total: int) -> str:
@@ -66,7 +55,7 @@ def write(
     writers = []
     for staging in stagings:
         shutil.rmtree(staging, ignore_errors=True)
-        writers.append(_Writer(staging / DIRECTORY))
+        writers.append(Writer(staging / DIRECTORY))
     streams = [_blocks(medium, e, length) for medium, e in zip(split.media, entries, strict=True)]
     for blocks in zip(*streams, strict=True):
         coded = encoder.encode(list(blocks), list(range(k, k + len(places))))
@@ -127,7 +116,7 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
     order = _places(used, k)
     decoder = _zfec().Decoder(k, total)
     stagings = {n: out / f".{first['release']}.{n}-of-{k}.writing" for n in missing}
-    writers = {n: _Unpacker(stagings[n], entries[n - 1]) for n in missing}
+    writers = {n: Unpacker(stagings[n], entries[n - 1]) for n in missing}
     report.begin("recover", length)
     for blocks in zip(*streams, strict=True):
         whole = decoder.decode([blocks[i] for i in order], [used[i] - 1 for i in order])
@@ -199,75 +188,7 @@ def _parity_blocks(volume: Path, length: int) -> Iterator[bytes]:
         yield block
 
 
-class _Writer:
-    """A stream in files of at most ``FILE`` bytes."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        self._directory, self._done, self._digest = directory, 0, hashlib.sha256()
-        self._file: IO[bytes] | None = None
-
-    def write(self, block: bytes) -> None:
-        if self._done % FILE == 0:
-            self._close_file()
-            self._file = (self._directory / f"{self._done // FILE:05}").open("xb")
-        assert self._file is not None  # noqa: S101  opened above at the first block
-        self._file.write(block)
-        self._digest.update(block)
-        self._done += len(block)
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            durable.sync_file(self._file)
-            self._file.close()
-
-    def close(self) -> str:
-        """SHA-256 of all that was written."""
-        self._close_file()
-        return self._digest.hexdigest()
-
-
-class _Unpacker:
-    """A stream back into its items, each compared with its signed hash; one block in memory."""
-
-    def __init__(self, staging: Path, entries: Sequence[Entry]) -> None:
-        shutil.rmtree(staging, ignore_errors=True)
-        self._staging, self._waiting = staging, list(entries)
-        self._file: IO[bytes] | None = None
-        self._left, self._digest = 0, hashlib.sha256()
-
-    def write(self, block: bytes) -> None:
-        rest = memoryview(block)
-        while self._waiting and (rest or self._waiting[0].size == 0):
-            if self._file is None:
-                path = self._staging / self._waiting[0].path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file, self._left, self._digest = path.open("xb"), self._waiting[0].size, hashlib.sha256()
-            part = rest[: self._left]
-            self._file.write(part)
-            self._digest.update(part)
-            self._left -= len(part)
-            rest = rest[len(part) :]
-            if self._left == 0:
-                self._end(self._file, self._waiting.pop(0))
-                self._file = None
-
-    def _end(self, file: IO[bytes], entry: Entry) -> None:
-        durable.sync_file(file)
-        file.close()
-        if self._digest.hexdigest() != entry.sha256:
-            raise TrustError(
-                "what was recovered is not as signed",
-                where=entry.path,
-                remedy="A parity volume is damaged; leave it out.",
-            )
-
-    @property
-    def complete(self) -> bool:
-        return not self._waiting
-
-
-def _finish(unpacker: _Unpacker, staging: Path, number: int, index: dict[str, Any], model: Path) -> Path:
+def _finish(unpacker: Unpacker, staging: Path, number: int, index: dict[str, Any], model: Path) -> Path:
     if not unpacker.complete:
         raise TrustError("parity ends too early", where=str(staging), remedy="Use another parity volume.")
     out = staging.with_name(f"{index['release']}.{number}-of-{len(index['volumes'])}")

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import bundle, certs, depot, install, keys, lab, model, site
+from installer.cli import bundle, certs, compat, depot, install, keys, lab, model, site
 from installer.cli.screen import Screen
 
 EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
@@ -33,7 +33,7 @@ build_app.command("bundle", epilog=EPILOG)(bundle.build)
 app.add_typer(keys.app, name="keys")
 app.command("lock", epilog=EPILOG)(bundle.lock)
 app.add_typer(build_app, name="build")
-for command in (bundle.verify, bundle.inspect, bundle.schema, install.install):
+for command in (compat.check, bundle.verify, bundle.inspect, bundle.schema, install.install):
     app.command(epilog=EPILOG)(command)
 app.command("import", epilog=EPILOG)(install.import_bundle)
 for name, sub in (

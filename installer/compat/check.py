@@ -16,8 +16,8 @@ from installer.lockfile import Artifact, Lock
 # The order in which a person reads them: what cannot load at all comes first.
 RULES: tuple[Rule, ...] = (
     platform.wheels, platform.debs, platform.python,
-    gpu.known, gpu.branches, gpu.modules, gpu.mig,
-    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.flashinfer,
+    gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
+    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer,
     driver.one_version, driver.fabric, driver.kernel, driver.secure_boot,
 )  # fmt: skip
 

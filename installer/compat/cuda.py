@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from installer.compat.facts import Facts, Finding, Wheel, branch, dotted, public, release
-from installer.compat.tables import BRANCHES, BUILT_FOR, CUDA_NEEDS, GPUS
+from installer.compat.tables import BEFORE_OPEN, BRANCHES, BUILT_FOR, CUDA_NEEDS, FIRST_CUDA_WITHOUT_OLD, GPUS
 
 NAMED = re.compile(r"-(?:cu|cuda)(1[1-9])x?(?:$|-)")
 LOCAL = re.compile(r"^cu(1[1-9])(\d)$")
@@ -149,6 +149,20 @@ def machine_code(facts: Facts) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+def dropped(facts: Facts) -> Iterator[Finding]:
+    """The libraries of this CUDA still know the GPUs' architecture."""
+    for group in facts.groups:
+        cuda = runtime(facts, group)
+        if not cuda or cuda[0] < FIRST_CUDA_WITHOUT_OLD:
+            continue
+        for model in facts.target.gpu.models if facts.target.gpu else ():
+            if (known := GPUS.get(model)) and known.architecture in BEFORE_OPEN:
+                yield Finding(
+                    "gpu-cuda", "failure", f"wheels/{group} holds CUDA {dotted(cuda)}, whose libraries no longer know {model} ({known.architecture})",
+                    f"Take builds of CUDA {FIRST_CUDA_WITHOUT_OLD - 1}, or newer GPUs.",
+                )  # fmt: skip
+
+
 def flashinfer(facts: Facts) -> Iterator[Finding]:
     """FlashInfer's kernels are in the set, of exactly its version and for the CUDA beside them."""
     for group in facts.groups:
@@ -162,12 +176,18 @@ def flashinfer(facts: Facts) -> Iterator[Finding]:
         missing = [
             n for n in ("flashinfer-cubin", "flashinfer-jit-cache") if not any(k.name.startswith(n) for k in kernels)
         ]
-        if missing:
+        if missing and _hopper_or_newer(facts):
             yield Finding(
                 "flashinfer-kernels", "warning",
                 f"wheels/{group}: flashinfer-python {core.version} without {' and '.join(missing)}: GPUs from Hopper on try to download and compile kernels at first start, which fails inside",
                 f"Add both at version {public(core.version)} under `direct`, from the project's release page, or choose an attention backend that does not use FlashInfer.",
             )  # fmt: skip
+
+
+def _hopper_or_newer(facts: Facts) -> bool:
+    """Whether some GPU has capability 9.0 or higher; one that is not known counts as such."""
+    models = facts.target.gpu.models if facts.target.gpu else ("",)
+    return any(m not in GPUS or GPUS[m].sm >= (9, 0) for m in models)
 
 
 def _kernels_match(facts: Facts, core: Wheel, kernels: list[Wheel]) -> Iterator[Finding]:

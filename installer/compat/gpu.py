@@ -72,6 +72,17 @@ def branches(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def processor(facts: Facts) -> Iterator[Finding]:
+    """GPUs that are one board with their processor stand in nodes with that processor."""
+    for model in facts.target.gpu.models if facts.target.gpu else ():
+        row = GPUS.get(model)
+        if row and row.processor and row.processor != facts.target.arch:
+            yield Finding(
+                "gpu-processor", "failure", f"{model} comes with {row.processor} processors only, target.arch is {facts.target.arch}",
+                "Correct target.arch or target.gpu.models.",
+            )  # fmt: skip
+
+
 def mig(facts: Facts) -> Iterator[Finding]:
     """Every MIG profile exists on every model, and one GPU has room for all of them.
 

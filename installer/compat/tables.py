@@ -32,6 +32,9 @@ BRANCHES: dict[int, Branch] = {
 # CUDA Compatibility guide, "Minor Version Compatibility", table 1: CUDA major version to the lowest driver branch.
 CUDA_NEEDS = {11: 450, 12: 525, 13: 580}
 
+# CUDA 13.0 release notes, deprecated and dropped features: libraries and compilers end for what came before Turing.
+FIRST_CUDA_WITHOUT_OLD = 13
+
 # Driver Installation Guide, "Kernel Modules": open modules work from Turing on (they need the GPU's own system
 # processor). Guide of branch 620: proprietary modules are removed; 580 is the last branch for what came before Turing.
 OPEN_ONLY_FROM = 620
@@ -49,13 +52,15 @@ FIRST_BRANCH: dict[Architecture, int] = {
 
 @dataclass(frozen=True)
 class GpuModel:
-    """A GPU product. ``sm`` is its compute capability; ``nvswitch`` when its usual board carries switches."""
+    """A GPU product. ``sm`` is its compute capability; ``nvswitch`` when its usual board carries switches; ``processor``
+    when it is sold with one only."""
 
     architecture: Architecture
     sm: tuple[int, int]
     mig: str = ""
     nvswitch: bool = False
     first_branch: int = 0
+    processor: Literal["x86_64", "aarch64", ""] = ""
 
     @property
     def needs_branch(self) -> int:
@@ -89,10 +94,10 @@ GPUS: dict[str, GpuModel] = {
     "h20": GpuModel("hopper", (9, 0), "h100-96", nvswitch=True),
     "h200": GpuModel("hopper", (9, 0), "h200", nvswitch=True),
     "h200-nvl": GpuModel("hopper", (9, 0), "h200"),
-    "gh200-96": GpuModel("grace-hopper", (9, 0), "h100-96"),
-    "gh200-144": GpuModel("grace-hopper", (9, 0), "gh200-144"),
+    "gh200-96": GpuModel("grace-hopper", (9, 0), "h100-96", processor="aarch64"),
+    "gh200-144": GpuModel("grace-hopper", (9, 0), "gh200-144", processor="aarch64"),
     "b200": GpuModel("blackwell", (10, 0), "b200", nvswitch=True),
-    "gb200": GpuModel("blackwell", (10, 0), "gb200"),
+    "gb200": GpuModel("blackwell", (10, 0), "gb200", processor="aarch64"),
     "b300": GpuModel("blackwell", (10, 3), "b300", nvswitch=True),
     "rtx-pro-6000": GpuModel("blackwell", (12, 0), "rtx-pro-6000", first_branch=575),
 }

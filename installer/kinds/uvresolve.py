@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import sysconfig
 import tempfile
 import tomllib
@@ -77,6 +78,8 @@ def resolve(
         (here / "overrides.txt").write_text("".join(f"{name}; sys_platform == 'never'\n" for name in wheels.exclude))
         argv: list[str | Path] = [
             uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
+            # Nothing is built, so any interpreter will do; without these uv would fetch one of the target's version, unverified.
+            "--no-python-downloads", "--python", sys.executable,
             "--only-binary", ":all:", "--python-version", target.python,
             "--python-platform", f"{target.arch}-manylinux_2_{GLIBC_MINOR[target.os]}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",

@@ -94,6 +94,13 @@ def test_a_gpu_without_machine_code_is_refused(model: str) -> None:
     assert "7.5" in found(given, "gpu-code")[0].what
 
 
+def test_libraries_that_dropped_the_gpu_are_refused() -> None:
+    old = {"models": ["v100"], "driver": "580.178.04", "kernel_modules": "proprietary"}
+    one(facts(old), "gpu-cuda", "failure", "13.0", "volta")
+    assert not found(facts(old, wheels=(wheel("nvidia-cuda-runtime-cu12", "12.8.90"),)), "gpu-cuda")
+    assert not found(facts(), "gpu-cuda")
+
+
 def test_kernels_of_flashinfers_version_pass() -> None:
     assert not found(facts(), "flashinfer-kernels")
 
@@ -115,3 +122,8 @@ def test_kernels_for_another_cuda_are_refused() -> None:
 
 def test_missing_kernels_are_a_warning_that_says_what_will_happen() -> None:
     one(without("flashinfer-cubin", "flashinfer-jit-cache"), "flashinfer-kernels", "warning", "first start", "direct")
+
+
+def test_gpus_before_hopper_do_not_need_the_kernels() -> None:
+    bare = without("flashinfer-cubin", "flashinfer-jit-cache").wheels
+    assert not found(facts({"models": ["l40s"], "driver": "580.178.04"}, wheels=bare), "flashinfer-kernels")

@@ -16,6 +16,12 @@ def test_a_known_model_is_not_remarked() -> None:
     assert not found(facts(), "gpu-model")
 
 
+def test_a_gpu_on_one_board_with_its_processor_stands_in_such_a_node() -> None:
+    one(facts(site("gb200")), "gpu-processor", "failure", "aarch64", "x86_64")
+    assert not found(facts(site("gb200"), arch="aarch64"), "gpu-processor")
+    assert not found(facts(), "gpu-processor")
+
+
 def test_an_unknown_model_is_a_warning_that_lists_the_known() -> None:
     one(with_gpu(models=["h2000"]), "gpu-model", "warning", "h2000", "h200-nvl")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -163,3 +164,23 @@ def test_the_command_passes_what_fits(tmp_path: Path, capsys: pytest.CaptureFixt
         main(["check", str(path)])
     assert end.value.code == 0
     assert "fits together: 1 artifacts, 1 warnings" in capsys.readouterr().out
+
+
+def test_the_page_lists_every_rule_with_its_severities_and_every_gpu() -> None:
+    tree = Path(__file__).resolve().parents[2]
+    page = (tree / "docs" / "compatibility.md").read_text()
+    documented = {
+        (name, severity.strip())
+        for name, severities in re.findall(r"^\| ([a-z-]+) \| ([a-z, ]+) \|", page, re.MULTILINE)
+        for severity in severities.split(",")
+    }
+    written = {
+        (name, severity)
+        for path in (tree / "installer" / "compat").glob("*.py")
+        for name, severity in re.findall(r'Finding\(\s*"([a-z-]+)",\s*"([a-z]+)"', path.read_text())
+    }
+    assert written
+    assert documented - {("rule", "severity")} == written
+    names = re.search(r"Known models:\n(.*?)\. Another name", page, re.DOTALL)
+    assert names
+    assert [n.split(" (")[0].strip() for n in names[1].replace("\n", " ").split(",")] == list(GPUS)

@@ -27,6 +27,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
+class Gpu(_Strict):
+    """The accelerators of the GPU nodes and what drives them; `appliance check` proves that these fit together."""
+
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="GPU models of the site, for example [h200]; docs/compatibility.md lists the names."
+    )
+    driver: Annotated[str, Field(pattern=r"^[0-9]{3}\.[0-9]{1,3}(\.[0-9]{1,3})?$")] = Field(
+        description="Full version of the driver, for example 580.178.04."
+    )
+    kernel_modules: Literal["open", "proprietary"] = Field("open", description="Flavour of the kernel modules.")
+    module_source: Literal["dkms", "prebuilt"] = Field(
+        "dkms", description="Built on the node, or packages of signed modules for one kernel."
+    )
+    secure_boot: Literal["off", "mok", "signed"] = Field(
+        "off", description="Off; on with the site's own enrolled key (mok); on with vendor-signed modules (signed)."
+    )
+    mig: tuple[Annotated[str, Field(pattern=r"^[1-7]g\.[0-9]{1,3}gb([+-][a-z.]{1,12})?$")], ...] = Field(
+        (), description="MIG instances of one GPU, for example [3g.71gb, 3g.71gb]; empty leaves GPUs whole."
+    )
+    nvswitch: bool | None = Field(
+        None, description="Whether the GPUs hang on NVSwitch; taken from the model when left out."
+    )
+    fabric_manager: Annotated[str, Field(pattern=r"^[0-9]{3}\.[0-9]{1,3}(\.[0-9]{1,3})?$")] | None = Field(
+        None, description="Full version of the fabric manager (and NSCQ); needed with NVSwitch."
+    )
+
+
 class Target(_Strict):
     """The machine the content is for; it need not be like the builder."""
 
@@ -37,6 +64,19 @@ class Target(_Strict):
     python: Annotated[str, Field(pattern=r"^3\.(1[1-9])$")] = Field(
         description="CPython version of the nodes, for example 3.11."
     )
+    kernel: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+[a-z0-9.+~-]{0,60}$")] | None = Field(
+        None, description="Kernel of the nodes as `uname -r` prints it, for example 6.8.0-90-generic."
+    )
+    gpu: Gpu | None = Field(None, description="GPUs of the nodes; left out when there are none.")
+
+
+class DirectWheel(_Strict):
+    """A wheel that no index offers, by address and hash. Its name, version and dependencies are its own."""
+
+    url: Annotated[str, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
+        description="Where it is; file: may be relative to the definition."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class WheelSet(_Strict):
@@ -45,6 +85,9 @@ class WheelSet(_Strict):
     name: Name
     requirements: Annotated[tuple[str, ...], Field(min_length=1, description="As in a requirements file.")]
     constraints: tuple[str, ...] = Field((), description="Limits on versions of anything pulled in.")
+    direct: tuple[DirectWheel, ...] = Field(
+        (), description="Wheels by address that join the set, for example kernels published beside the index."
+    )
     exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
     indexes: tuple[str, ...] = Field((), description="Package indexes; the builder's pip configuration when empty.")
     find_links: tuple[str, ...] = Field(

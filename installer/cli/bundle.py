@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from installer.cli import compat
 from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
 from installer.cli.screen import size
 
@@ -27,6 +28,7 @@ def lock(
     """Resolve a definition: every artifact with source, version, size, SHA-256 and licence.
 
     Writes DEFINITION with the ending .lock.yml. Review its changes like those of any dependency lock.
+    Nothing is written when the choices cannot work together (see `appliance check`); the exit code is then 2.
 
     \b
     Examples:
@@ -43,6 +45,7 @@ def lock(
     path = lockfile.path_of(definition_file)
     with screen:
         new = resolve(Work(parsed, definition_file.resolve().parent, Blobs(cache), screen))
+    compat.prove(screen, definition_file, parsed, new)
     old = lockfile.load_any(path)
     differences = changes(old, new)
     unchanged = path.exists() and path.read_text() == lockfile.dump(new)
@@ -98,6 +101,7 @@ def build(
     screen, store = screen_of(ctx), KeyStore(keys)
     parsed = definition.load(definition_file)
     locked = lockfile.load(lockfile.path_of(definition_file), parsed)
+    compat.prove(screen, definition_file, parsed, locked)
     blobs = Blobs(cache)
     missing = {a.sha256: a.size for a in locked.artifacts if not blobs.has(a.sha256, a.size)}
     if dry_run:

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import bundle, carry, certs, depot, install, keys, kit, lab, model, sign, site, trust
+from installer.cli import bundle, carry, certs, compat, depot, install, keys, kit, lab, model, sign, site, trust
 from installer.cli.screen import Screen
 
 EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
@@ -34,6 +34,7 @@ app.add_typer(keys.app, name="keys")
 app.command("lock", epilog=EPILOG)(bundle.lock)
 app.add_typer(build_app, name="build")
 for command in (
+    compat.check,
     sign.sign,
     sign.renew,
     kit.kit,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import sysconfig
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from packaging.utils import parse_wheel_filename
 from engine.errors import InputError, ResourceError
 from engine.process import ProcessError, run
 from installer.definition import Target, WheelSet
+from installer.kinds.directwheels import Direct
 from installer.kinds.pipconfig import PipConfig
 
 # glibc of each release, from its package list; wheels built for a newer one do not load there.
@@ -61,23 +63,27 @@ def uv_binary() -> str:
     return found
 
 
-def resolve(wheels: WheelSet, target: Target, config: PipConfig) -> list[Found]:
-    """All wheels of the set for the target, pinned with hashes.
+def resolve(
+    wheels: WheelSet, target: Target, config: PipConfig, direct: tuple[Direct, ...] = (), beside: Path | None = None
+) -> list[Found]:
+    """All wheels of the set for the target, pinned with hashes. ``direct`` wheels lie in ``beside`` and join the set.
 
     Raises:
         InputError: no solution, or a distribution has no wheel for the target.
     """
     with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
         here = Path(scratch)
-        (here / "in.txt").write_text("\n".join(wheels.requirements) + "\n")
+        (here / "in.txt").write_text("\n".join([*wheels.requirements, *(d.requirement for d in direct)]) + "\n")
         (here / "constraints.txt").write_text("\n".join(wheels.constraints) + "\n")
         (here / "overrides.txt").write_text("".join(f"{name}; sys_platform == 'never'\n" for name in wheels.exclude))
         argv: list[str | Path] = [
             uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
+            # Nothing is built, so any interpreter will do; without these uv would fetch one of the target's version, unverified.
+            "--no-python-downloads", "--python", sys.executable,
             "--only-binary", ":all:", "--python-version", target.python,
             "--python-platform", f"{target.arch}-manylinux_2_{GLIBC_MINOR[target.os]}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
-            *_sources(wheels, config), "--output-file", here / "pylock.toml", here / "in.txt",
+            *_sources(wheels, config), *(("--find-links", beside) if direct and beside else ()), "--output-file", here / "pylock.toml", here / "in.txt",
         ]  # fmt: skip
         try:
             run(argv, cwd=here)
@@ -88,7 +94,9 @@ def resolve(wheels: WheelSet, target: Target, config: PipConfig) -> list[Found]:
             ) from error
         lock = tomllib.loads((here / "pylock.toml").read_text())
     order = {tag: i for i, tag in enumerate(tags(target))}
-    return [_best(package, order, wheels.name) for package in lock.get("packages", [])]
+    found = [_best(package, order, wheels.name) for package in lock.get("packages", [])]
+    by_name = {d.filename: d for d in direct}
+    return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
 
 
 def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:

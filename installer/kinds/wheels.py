@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.parser
 import html
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,9 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from engine import durable
 from engine.download import Downloader, Item
-from engine.errors import TrustError, UpstreamError
+from engine.errors import InputError, TrustError, UpstreamError
 from installer.definition import WheelSet
-from installer.kinds import Work, items, pipconfig, place, uvresolve
+from installer.kinds import Work, directwheels, items, pipconfig, place, uvresolve, wheelfiles
 from installer.kinds.uvresolve import Found
 from installer.lockfile import Artifact, Kind
 
@@ -33,7 +34,9 @@ def resolve_set(
     work: Work, wheels: WheelSet, config: pipconfig.PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
 ) -> list[Artifact]:
     """The artifacts of one set, laid out below ``content/BELOW/NAME``."""
-    found = uvresolve.resolve(wheels, work.definition.target, config)
+    with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
+        direct = directwheels.bring(work, wheels, Path(scratch))
+        found = uvresolve.resolve(wheels, work.definition.target, config, direct, Path(scratch))
     work.report.say(f"{below}/{wheels.name}: {len(found)} wheels")
     downloader = work.downloader()
     with ThreadPoolExecutor(8) as workers:
@@ -48,20 +51,36 @@ def resolve_set(
 
 
 def _facts(work: Work, downloader: Downloader, found: Found) -> tuple[int, str]:
-    """Size in bytes and declared licence of a wheel, without downloading it where the index can tell."""
+    """Size in bytes and declared licence of a wheel for the target's Python.
+
+    Raises:
+        InputError: its own metadata says that it is not for that Python, whatever the index says.
+    """
+    size, metadata = _metadata(work, downloader, found)
+    python = work.definition.target.python
+    if asked := wheelfiles.unfit_python(metadata, python):
+        raise InputError(
+            f"wheels: {found.name} {found.version} is for Python {asked}, the target has {python}",
+            remedy="Pin a version that is for this Python, or correct target.python.",
+        )
+    return size, licence_of(metadata)
+
+
+def _metadata(work: Work, downloader: Downloader, found: Found) -> tuple[int, bytes]:
+    """Size in bytes and METADATA of a wheel, without downloading it where the index can tell."""
     if urlsplit(found.url).scheme == "file":
         path = Path(unquote(urlsplit(found.url).path))
-        return path.stat().st_size, licence_of(metadata_of(path))
+        return path.stat().st_size, metadata_of(path)
     if work.cache.path(found.sha256).exists():
         path = work.cache.path(found.sha256)
-        return path.stat().st_size, licence_of(metadata_of(path))
+        return path.stat().st_size, metadata_of(path)
     size = found.size or _length(downloader, found.url)
     try:
         with downloader.open(found.url + ".metadata") as response:  # PEP 658
-            return size, licence_of(response.read(MAX_METADATA))
+            return size, response.read(MAX_METADATA)
     except UpstreamError:
         downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels without metadata")
-        return size, licence_of(metadata_of(work.cache.path(found.sha256)))
+        return size, metadata_of(work.cache.path(found.sha256))
 
 
 def _length(downloader: Downloader, url: str) -> int:
@@ -104,7 +123,12 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
 
 
 def check(work: Work, artifacts: Sequence[Artifact]) -> None:
-    """Only wheels, and each says what its name says."""
+    """Only wheels, each says what its name says, and no two of a set overwrite each other's files.
+
+    Raises:
+        TrustError: a file is not the wheel it is called.
+        InputError: two wheels of a set install the same file with different content.
+    """
     for artifact in artifacts:
         filename = artifact.path.rsplit("/", 1)[-1]
         try:
@@ -119,6 +143,18 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
                 f"the wheel calls itself {inside.get('Name')} {inside.get('Version')} inside",
                 where=artifact.path,
                 remedy="Do not use it.",
+            )
+    for directory in sorted({a.path.rsplit("/", 1)[0] for a in artifacts}):
+        together = [a for a in artifacts if a.path.rsplit("/", 1)[0] == directory]
+        clashes = wheelfiles.collisions((f"{a.name} {a.version}", work.cache.path(a.sha256)) for a in together)
+        if clashes:
+            raise InputError(
+                "; ".join(
+                    f"{one} and {two} both install {', '.join(files[:3])}{f' and {len(files) - 3} more' if len(files) > 3 else ''}, and differ"
+                    for (one, two), files in sorted(clashes.items())
+                ),
+                where=directory,
+                remedy="Constrain or exclude one of them in the definition and lock again; the later one installed would win silently.",
             )
 
 

@@ -1,0 +1,91 @@
+"""`appliance check`, and the same proof before `lock` writes and `build` fetches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from installer.cli.options import screen_of
+from installer.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from installer.compat.facts import Finding
+    from installer.definition import Definition
+    from installer.lockfile import Lock
+
+
+def check(
+    ctx: typer.Context,
+    definition_file: Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")],
+) -> None:
+    """Prove on the lock that the choices of a definition can work together.
+
+    Compares driver, CUDA, GPUs, MIG, kernel, Secure Boot, operating system, Python and processor. Shows everything
+    at once; exit code 2 when something cannot work. `lock` and `build` run the same rules; docs/compatibility.md
+    lists them with their sources.
+
+    \b
+    Examples:
+      appliance check bundles/vllm-cuda.yml
+      appliance check bundles/vllm-cuda.yml --json
+    """
+    from engine.errors import Exit
+    from installer import definition, lockfile
+
+    screen = screen_of(ctx)
+    parsed = definition.load(definition_file)
+    locked = lockfile.load(lockfile.path_of(definition_file), parsed)
+    findings = _findings(parsed, locked)
+    failures = sum(f.severity == "failure" for f in findings)
+    data = {
+        "definition": str(definition_file),
+        "good": not failures,
+        "artifacts": len(locked.artifacts),
+        "findings": [vars(f) for f in findings],
+    }
+    verdict = f"{len(findings) - failures} warnings" if findings else "nothing to remark"
+    if failures:
+        screen.result(data, _table(findings))
+        if not screen.json_output:
+            screen.err.print(
+                f"error: {definition_file}: {failures} choices cannot work together\n       Correct the definition and lock again.",
+                markup=False,
+            )
+        raise typer.Exit(Exit.USAGE)
+    if findings and not screen.json_output:
+        screen.out.print(_table(findings))
+    screen.result(data, f"{parsed.release} fits together: {len(locked.artifacts)} artifacts, {verdict}")
+
+
+def prove(screen: Screen, definition_file: Path, definition: Definition, lock: Lock) -> None:
+    """Say every finding on the error stream and refuse when one is a failure.
+
+    Raises:
+        InputError: with every failure and its remedy.
+    """
+    from installer.compat.check import require
+
+    findings = _findings(definition, lock)
+    for finding in findings:
+        if finding.severity == "warning":
+            screen.say(f"warning: {finding.rule}: {finding.what}. {finding.remedy}")
+    require(findings, str(definition_file))
+
+
+def _findings(definition: Definition, lock: Lock) -> tuple[Finding, ...]:
+    from datetime import UTC, datetime
+
+    from installer.compat.check import check, gather
+
+    return check(gather(definition, lock, datetime.now(UTC).date()))
+
+
+def _table(findings: tuple[Finding, ...]) -> Any:
+    from rich.table import Table
+
+    table = Table("", "rule", "what", "remedy", box=None)
+    for finding in findings:
+        table.add_row(finding.severity, finding.rule, finding.what, finding.remedy)
+    return table

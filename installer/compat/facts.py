@@ -1,0 +1,98 @@
+"""What rules look at and what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from packaging.version import InvalidVersion, Version
+
+from installer.definition import Target
+
+Severity = Literal["failure", "warning"]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One locked wheel. ``tags`` are (interpreter, ABI, platform) triples of its file name."""
+
+    group: str
+    name: str
+    version: str
+    tags: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Deb:
+    """One locked Debian package."""
+
+    name: str
+    version: str
+    arch: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the rules may use. ``today`` decides which driver branches are over."""
+
+    target: Target
+    wheels: tuple[Wheel, ...]
+    debs: tuple[Deb, ...]
+    today: date
+
+    def wheel(self, group: str, name: str) -> Wheel | None:
+        """The wheel of that (canonical) name in one set."""
+        return next((w for w in self.wheels if w.group == group and w.name == name), None)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the wheel sets."""
+        return tuple(sorted({w.group for w in self.wheels}))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not fit: which rule, how bad, what, and how to mend it."""
+
+    rule: str
+    severity: Severity
+    what: str
+    remedy: str
+
+
+Rule = Callable[[Facts], Iterator[Finding]]
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, ``13.0.88`` as (13, 0, 88); empty when it is no Python version."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()
+
+
+def public(version: str) -> str:
+    """A version without its local part; unchanged when it is no Python version."""
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return version
+
+
+def branch(driver: str) -> int:
+    """The driver branch, 580 of ``580.178.04``."""
+    return int(driver.split(".", maxsplit=1)[0])
+
+
+def upstream(deb_version: str) -> str:
+    """The vendor's version in a Debian version: ``1:580.178.04-0ubuntu1`` gives ``580.178.04``."""
+    match = re.search(r"(?:^|:)(\d{3}\.\d{1,3}(?:\.\d{1,3})?)(?![\d.])", deb_version)
+    return match[1] if match else ""
+
+
+def dotted(numbers: tuple[int, ...]) -> str:
+    """(13, 0) as ``13.0``."""
+    return ".".join(map(str, numbers))

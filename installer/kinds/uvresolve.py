@@ -21,6 +21,7 @@ from installer.kinds.pipconfig import PipConfig
 
 # glibc of each release, from its package list; wheels built for a newer one do not load there.
 GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.04": 39}
+UV_NEWEST_MINOR = 40  # uv 0.13.8 knows no newer platform; a newer glibc loads what is built for this one
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -75,7 +76,7 @@ def resolve(wheels: WheelSet, target: Target, config: PipConfig) -> list[Found]:
         argv: list[str | Path] = [
             uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
             "--only-binary", ":all:", "--python-version", target.python,
-            "--python-platform", f"{target.arch}-manylinux_2_{GLIBC_MINOR[target.os]}",
+            "--python-platform", f"{target.arch}-manylinux_2_{min(GLIBC_MINOR[target.os], UV_NEWEST_MINOR)}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
             *_sources(wheels, config), "--output-file", here / "pylock.toml", here / "in.txt",
         ]  # fmt: skip

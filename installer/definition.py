@@ -97,12 +97,31 @@ class WheelSet(_Strict):
 
 
 class AptSource(_Strict):
-    """One apt source, as in a deb822 file."""
+    """One apt source, as in a deb822 file: by address, or the builder's own mirror turned to other suites."""
 
-    uri: Annotated[str, Field(pattern=r"^(https?|file):")]
-    suites: Annotated[tuple[str, ...], Field(min_length=1)]
-    components: tuple[str, ...] = ("main",)
-    signed_by: str = Field(description="Keyring that signs the source, on the builder.")
+    uri: Annotated[str, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
+    builders: bool = Field(
+        False,
+        description="Instead of uri: the mirror that this builder's apt has for the target's family, with the suites and "
+        "components given here, so that a definition needs no host name.",
+    )
+    suites: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Code names such as trixie and trixie-security, or ./ for a directory."),
+    ]
+    components: tuple[str, ...] = Field(("main",), description="Such as main, contrib, non-free, non-free-firmware.")
+    signed_by: str = Field(
+        "",
+        description="Keyring on the builder that signs the source; with builders the one its own source names when empty.",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.builders == bool(self.uri):
+            raise ValueError("give either uri or builders: true")
+        if self.uri and not self.signed_by:
+            raise ValueError("a source with uri needs signed_by, the keyring that signs it")
+        return self
 
 
 class DebGroup(_Strict):

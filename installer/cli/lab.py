@@ -27,6 +27,15 @@ class Release(StrEnum):
     TRIXIE = "trixie"
 
 
+class System(StrEnum):
+    """Operating systems as definitions name them."""
+
+    DEBIAN_12 = "debian-12"
+    DEBIAN_13 = "debian-13"
+    UBUNTU_22_04 = "ubuntu-22.04"
+    UBUNTU_24_04 = "ubuntu-24.04"
+
+
 def _document(lab: Lab) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -41,19 +50,33 @@ def up(
     bind_ro: Annotated[
         list[str] | None, typer.Option("--bind-ro", metavar="SRC:DST", help="Show a path of this host in every node.")
     ] = None,
-    release: Annotated[Release, typer.Option(help="Debian release of the nodes.")] = Release.BOOKWORM,
+    release: Annotated[
+        Release | None,
+        typer.Option(help="Debian release of the nodes, by its code name; bookworm unless --os says else."),
+    ] = None,
+    system: Annotated[
+        System | None, typer.Option("--os", help="Operating system of the nodes, as a definition's target.os.")
+    ] = None,
 ) -> None:
     """Boot a lab; it stays until it is taken down.
 
     The first lab of a release makes the root file system all nodes of that release share.
 
-    Example: appliance lab up try --nodes 2 --bind-ro /srv/bundles:/bundles
+    \b
+    Examples:
+      appliance lab up try --nodes 2 --bind-ro /srv/bundles:/bundles
+      appliance lab up try --os debian-13
     """
     from installer.lab.lab import up as make
+    from installer.lab.plan import release_of
+
+    if release and system:
+        raise InputError("--release and --os say the same", remedy="Give one of them.")
+    code_name = release_of(system.value) if system else (release or Release.BOOKWORM).value
 
     screen = screen_of(ctx)
     with screen:
-        lab = make(name, nodes=nodes, bind_ro=bind_ro or (), release=release.value, report=screen)
+        lab = make(name, nodes=nodes, bind_ro=bind_ro or (), release=code_name, report=screen)
     lines = [f"{n.name}  {n.address}" for n in lab.nodes]
     screen.result(_document(lab), "\n".join([*lines, f"Log in: appliance lab exec {lab.nodes[0].name} -- bash -l"]))
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
 from engine.process import run
 from engine.report import Report
+from installer import aptmirror
 from installer.definition import AptSource, Target
 from installer.kinds import aptsources
 
@@ -29,6 +30,11 @@ RESOLVE_TIMEOUT_S = 300
 LINE = re.compile(r"'(?P<url>[^']+)' (?P<file>[^ ]+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
 FORGED = re.compile(
     r"not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|couldn't be verified|Hash Sum mismatch|Clearsigned"
+)
+# An answer that means: this source has no such suite, component or architecture.
+WRONG = re.compile(
+    r"The repository '[^'\n]*' does not have a Release file|doesn't have the component '[^'\n]*'|"
+    r"repository '[^'\n]*' doesn't support architecture '[^'\n]*'"
 )
 
 
@@ -49,6 +55,20 @@ class Package:
         return f"{self.name}_{self.version.partition(':')[2] or self.version}_{self.arch}.deb"
 
 
+@dataclass(frozen=True)
+class Index:
+    """A `Packages` index as apt keeps it; addresses end with a slash."""
+
+    file: Path
+    base_uri: str
+    repo_uri: str
+    meta_key: str
+
+    def beside(self, name: str) -> Path:
+        """Where apt keeps ``name`` (such as ``InRelease``) of the same source."""
+        return self.file.with_name(self.file.name.removesuffix(self.meta_key.replace("/", "_")) + name)
+
+
 class Apt:
     """apt with its own directory.
 
@@ -67,9 +87,11 @@ class Apt:
         (path / "state/status").touch()
         (path / "apt.conf").write_text(_configuration(path, arch))
         self._arch = arch
+        self._originals: list[Path] = []
 
     def use(self, sources: Sequence[AptSource], base: Path) -> None:
         """Take the definition's sources; keyrings are copied, so that apt's own user can read them."""
+        self._originals = list(dict.fromkeys(base / s.signed_by for s in sources))
         keyrings = [self._keyring(base / s.signed_by, n) for n, s in enumerate(sources)]
         text = aptsources.deb822([_absolute(s, base) for s in sources], keyrings, self._arch)
         (self.etc / "sources.list.d/definition.sources").write_text(text)
@@ -86,6 +108,21 @@ class Apt:
         for file in [etc / "trusted.gpg", *sorted(etc.glob("trusted.gpg.d/*.gpg")), *sorted(etc.glob("trusted.gpg.d/*.asc"))]:  # fmt: skip
             if file.is_file() and os.access(file, os.R_OK):
                 shutil.copyfile(file, self.etc / file.relative_to(etc))
+                self._originals.append(file)
+        named = [Path(s.get("Signed-By", "")) for s in aptmirror.stanzas(self.etc)]
+        self._originals += [k for k in dict.fromkeys(named) if k.is_absolute() and k.is_file()]
+
+    def keyrings_used(self) -> list[Path]:
+        """The keyrings that sources are verified with, where the builder has them."""
+        return self._originals
+
+    def indexes(self) -> list[Index]:
+        """The indexes of packages that the last update brought."""
+        form = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(METAKEY)"
+        told = self._apt("indextargets", "--format", form, "Identifier: Packages", timeout_s=RESOLVE_TIMEOUT_S).stdout
+        rows = [line.split("|") for line in told.splitlines()]
+        found = [Index(Path(f), base, repo, key) for f, base, repo, key in rows]
+        return [i for i in found if i.file.exists()]
 
     def update(self, report: Report, *, every_source: bool) -> None:
         """Fetch the indexes and check the vendors' signatures.
@@ -100,8 +137,13 @@ class Apt:
         done = self._apt("update", timeout_s=UPDATE_TIMEOUT_S)
         problems = _problems(done)
         answered = any(self.path.glob("state/lists/*_Packages"))
+        text = " ".join(problems)
+        if every_source and (wrong := WRONG.search(done.stderr)):
+            raise InputError(
+                f"debs: a source lacks what the definition asks of it: {wrong[0]}",
+                remedy=f"Correct suites and components of debs.sources; the target's processor is {self._arch}.",
+            )
         if done.returncode and (every_source or not answered):
-            text = " ".join(problems)
             if FORGED.search(text):
                 raise TrustError(
                     f"debs: apt refuses a source: {text}",

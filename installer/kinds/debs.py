@@ -9,8 +9,9 @@ from pathlib import Path
 
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import ProcessError, run
+from installer import aptmirror
 from installer.definition import DebGroup
-from installer.kinds import Work, apt, aptrepo, items, place
+from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, items, place
 from installer.lockfile import Artifact
 
 BUILDERS_APT = Path("/etc/apt")
@@ -34,11 +35,14 @@ def resolve(work: Work) -> list[Artifact]:
         _builder_is(target.os)
     with apt.private(target) as session:
         if debs.sources:
-            session.use(debs.sources, work.base)
+            family = target.os.partition("-")[0]
+            session.use(aptmirror.expand(debs.sources, BUILDERS_APT, family), work.base)
         else:
             session.use_builders(BUILDERS_APT, work.report)
         session.update(work.report, every_source=bool(debs.sources))
-        return [_artifact(p, group) for group in debs.groups for p in session.closure(group.packages)]
+        closures = [(group, session.closure(group.packages)) for group in debs.groups]
+        evidence = debevidence.collect(work, session, [p for _, packages in closures for p in packages])
+    return [*(_artifact(p, group) for group, packages in closures for p in packages), *evidence]
 
 
 def _builder_is(target_os: str) -> None:
@@ -47,7 +51,7 @@ def _builder_is(target_os: str) -> None:
     if builder != target_os:
         raise InputError(
             f"debs: the definition has no sources, and this builder's own are for {builder}, not for {target_os}",
-            remedy=f"Give debs.sources for {target_os}, with the keyring that signs them, or build on {target_os}.",
+            remedy=f"Give debs.sources for {target_os}: with builders: true for this builder's mirror, or with uri and signed_by.",
         )
 
 
@@ -65,8 +69,17 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
         UpstreamError: upstream no longer has a locked version, or does not answer.
         TrustError: upstream has other bytes under the same name.
     """
+    evidence = [a for a in artifacts if debevidence.is_evidence(a)]
     try:
-        work.downloader().fetch_all(items(artifacts), task="debs")
+        work.downloader().fetch_all(items(evidence), task="debs: evidence")
+    except (TrustError, UpstreamError) as error:
+        raise UpstreamError(
+            f"upstream has signed anew since the lock, and this cache does not hold what it had signed ({error.what})",
+            where=error.where,
+            remedy="Build with the cache that the lock was made with, or run `appliance lock` again and review what changed.",
+        ) from error
+    try:
+        work.downloader().fetch_all(items([a for a in artifacts if not debevidence.is_evidence(a)]), task="debs")
     except UpstreamError as error:
         if not GONE.search(error.what):
             raise
@@ -78,13 +91,15 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
 
 
 def check(work: Work, artifacts: Sequence[Artifact]) -> None:
-    """Each file is a Debian package and the one its name in the lock says, for the target's architecture.
+    """Each file is a Debian package and the one its name in the lock says, and a vendor signed for it.
 
     Raises:
         TrustError: it is not.
     """
     ours = apt.ARCH[work.definition.target.arch]
     for artifact in artifacts:
+        if debevidence.is_evidence(artifact):
+            continue
         try:
             told = run(
                 ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",
@@ -103,6 +118,8 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
                 where=artifact.path,
                 remedy=f"Lock again from a sound source for {ours}.",
             )
+    if artifacts:
+        debaudit.audit({a.path.removeprefix("debs/"): work.cache.path(a.sha256) for a in artifacts})
 
 
 def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
@@ -120,6 +137,6 @@ def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
         )
     place(work, artifacts, content)
     arch = apt.ARCH[work.definition.target.arch]
-    stanzas = [aptrepo.stanza(a, work.cache.path(a.sha256)) for a in artifacts]
+    stanzas = [aptrepo.stanza(a, work.cache.path(a.sha256)) for a in artifacts if not debevidence.is_evidence(a)]
     description = f"Packages of {work.definition.release}"
     aptrepo.write(content / "debs", stanzas, arch=arch, description=description, epoch=work.epoch, key=work.apt_key)

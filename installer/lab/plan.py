@@ -14,7 +14,8 @@ from engine.errors import InputError, ResourceError
 POOL = IPv4Network("10.87.0.0/16")  # each lab takes one /24 of it
 FIRST_NODE = 11  # .1 is the control host; .2 to .10 stay free for what a test puts there
 MOST_NODES = 50
-RELEASES = ("bookworm", "trixie")
+SYSTEMS = {"debian-12": "bookworm", "debian-13": "trixie"}  # as definitions name them: code name
+RELEASES = tuple(SYSTEMS.values())
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -58,6 +59,20 @@ def check_name(name: str) -> None:
             f"{name!r} is not a lab name",
             remedy="Use up to 40 lower-case letters, digits and hyphens, starting with a letter.",
         )
+
+
+def release_of(system: str) -> str:
+    """The code name of an operating system as definitions name it.
+
+    Raises:
+        InputError: the lab cannot make nodes of it.
+    """
+    if system not in SYSTEMS:
+        raise InputError(
+            f"the lab cannot make {system} nodes: it makes root file systems from Debian's archive only",
+            remedy=f"Choose one of {', '.join(SYSTEMS)}, or try {system} on a machine of its own.",
+        )
+    return SYSTEMS[system]
 
 
 def names_of(name: str) -> Names:

@@ -13,6 +13,7 @@ from engine.durable import disk_errors
 from engine.errors import InputError
 from engine.process import run
 from engine.report import Report
+from installer import aptmirror
 from installer.lab.state import locked
 
 PACKAGES = (
@@ -99,12 +100,9 @@ def sources(apt: Path, codename: str, release: str) -> str:
     Raises:
         InputError: there is none.
     """
-    files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
-    texts = [(f.suffix, f.read_text()) for f in files if f.suffix in (".list", ".sources") and f.is_file()]
-    stanzas = [s for suffix, text in texts for s in (_deb822(text) if suffix == ".sources" else _lines(text))]
     suites = {f"{codename}{pocket}": f"{release}{pocket}" for pocket in ("", "-updates", "-security")}
     chosen = []
-    for stanza in stanzas:
+    for stanza in aptmirror.stanzas(apt):
         fields = {k.lower(): v.split() for k, v in stanza.items()}
         if (
             "deb" in fields.get("types", [])
@@ -122,24 +120,3 @@ def sources(apt: Path, codename: str, release: str) -> str:
             remedy="Run on Debian with its archive or a mirror of it in the apt sources.",
         )
     return "\n".join(chosen)
-
-
-def _deb822(text: str) -> list[dict[str, str]]:
-    text = re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)
-    field = re.compile(r"^([A-Za-z][\w-]*):((?:.*)(?:\n[ \t].*)*)", re.MULTILINE)
-    return [
-        {name.title(): value.strip("\n").strip(" \t") for name, value in field.findall(stanza)}
-        for stanza in re.split(r"\n[ \t]*\n", text)
-        if stanza.strip()
-    ]
-
-
-def _lines(text: str) -> list[dict[str, str]]:
-    found = []
-    for line in re.finditer(
-        r"^[ \t]*deb[ \t]+(?:\[([^]]*)\][ \t]+)?(\S+)[ \t]+(\S+)[ \t]+([^#\n]+)", text, re.MULTILINE
-    ):
-        signed_by = re.search(r"signed-by=(\S+)", line[1] or "", re.IGNORECASE)
-        stanza = {"Types": "deb", "Uris": line[2], "Suites": line[3], "Components": line[4].strip()}
-        found.append(stanza | ({"Signed-By": signed_by[1]} if signed_by else {}))
-    return found

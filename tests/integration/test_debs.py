@@ -14,7 +14,7 @@ from engine.errors import InputError, TrustError, UpstreamError
 from engine.report import Silent
 from installer import lockfile, openpgp
 from installer.definition import Definition
-from installer.kinds import Work, debs
+from installer.kinds import Work, debevidence, debs
 from installer.lockfile import Artifact
 from tests.integration import aptsite
 
@@ -62,6 +62,11 @@ def work_with(
     return Work(definition(groups, [source], **target), tmp_path, Blobs(tmp_path / "cache"))
 
 
+def resolve(work: Work) -> list[Artifact]:
+    """The packages of a definition, without the evidence for them."""
+    return [a for a in debs.resolve(work) if not debevidence.is_evidence(a)]
+
+
 def names(artifacts: list[Artifact]) -> dict[str, str]:
     return {a.name: a.version for a in artifacts}
 
@@ -78,12 +83,14 @@ def test_a_package_of_this_release_is_locked_down_to_libc_and_the_builders_apt_i
     work = Work(wanted, tmp_path, Blobs(tmp_path / "cache"), Remarks())
     watched = ("/var/lib/apt", "/var/cache/apt", "/var/lib/dpkg", "/etc/apt")
     before = fingerprint(*watched)
-    found = {a.name: a for a in debs.resolve(work)}
+    everything = debs.resolve(work)
+    found = {a.name: a for a in everything if not debevidence.is_evidence(a)}
     assert fingerprint(*watched) == before
     assert {"jq", "libjq1", "libonig5", "libc6", "hostname"} <= set(found)
     assert all(len(a.sha256) == 64 and a.size > 0 and a.source.endswith(".deb") for a in found.values())
-    debs.fetch(work, [found["hostname"]])
-    debs.check(work, [found["hostname"]])
+    some = [found["hostname"], *(a for a in everything if debevidence.is_evidence(a))]
+    debs.fetch(work, some)
+    debs.check(work, some)
     assert work.cache.has(found["hostname"].sha256, found["hostname"].size)
 
 
@@ -96,8 +103,9 @@ def test_the_closure_comes_from_the_definitions_source_and_nothing_else(
     site.publish(keys[0])
     work = work_with(site, tmp_path, keys[0], "tool")
     found = debs.resolve(work)
-    assert names(found) == {"tool": "1.0", "libthing": "2:1.4-1"}
-    paths = {a.path for a in found}
+    packages = [a for a in found if not debevidence.is_evidence(a)]
+    assert names(packages) == {"tool": "1.0", "libthing": "2:1.4-1"}
+    paths = {a.path for a in packages}
     assert paths == {"debs/pool/tool_1.0_amd64.deb", "debs/pool/libthing_1.4-1_amd64.deb"}
     debs.fetch(work, found)
     debs.check(work, found)
@@ -115,8 +123,8 @@ def test_a_package_that_two_groups_need_is_locked_once_with_the_profiles_of_both
     source = work.definition.debs.sources[0].model_dump() if work.definition.debs else {}
     groups = [{"packages": ["one"], "profiles": ["gpu"]}, {"packages": ["two"], "profiles": ["gateway"]}]
     wanted = definition(groups, [source])
-    lock = lockfile.make(wanted, debs.resolve(Work(wanted, tmp_path, work.cache)))
-    assert {a.name: a.profiles for a in lock.artifacts} == {
+    lock = lockfile.make(wanted, resolve(Work(wanted, tmp_path, work.cache)))
+    assert {a.name: a.profiles for a in lock.artifacts if not debevidence.is_evidence(a)} == {
         "base": ("gateway", "gpu"), "one": ("gpu",), "two": ("gateway",), "other": ("gpu",)
     }  # fmt: skip
 
@@ -130,7 +138,10 @@ def test_packages_are_those_of_the_targets_processor(
     site.publish(keys[0])
     work = work_with(site, tmp_path, keys[0], "tool", arch="aarch64")
     found = debs.resolve(work)
-    assert {a.path for a in found} == {"debs/pool/tool_0.9_arm64.deb", "debs/pool/data_1.0_all.deb"}
+    assert {a.path for a in found if not debevidence.is_evidence(a)} == {
+        "debs/pool/tool_0.9_arm64.deb",
+        "debs/pool/data_1.0_all.deb",
+    }
     debs.fetch(work, found)
     debs.check(work, found)
 
@@ -146,7 +157,7 @@ def test_a_source_that_its_key_does_not_vouch_for_is_refused(
         index = site.root / "Packages"
         index.write_text(index.read_text().replace("Version: 1.0", "Version: 6.6"))
     with pytest.raises(TrustError) as error:
-        debs.resolve(work_with(site, tmp_path, vendor, "tool"))
+        resolve(work_with(site, tmp_path, vendor, "tool"))
     assert site.url.rstrip("/") in str(error.value)
 
 
@@ -154,7 +165,7 @@ def test_a_source_that_does_not_answer_is_named(tmp_path: Path, keys: tuple[apts
     with aptsite.serve(tmp_path / "gone") as gone:
         pass
     with pytest.raises(UpstreamError, match=gone.url):
-        debs.resolve(work_with(gone, tmp_path, keys[0], "tool"))
+        resolve(work_with(gone, tmp_path, keys[0], "tool"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +185,7 @@ def test_a_package_that_cannot_be_had_is_named_with_the_reason(
     site.deb("broken", depends="absent-library")
     site.publish(keys[0])
     with pytest.raises(InputError) as error:
-        debs.resolve(work_with(site, tmp_path, keys[0], asked))
+        resolve(work_with(site, tmp_path, keys[0], asked))
     assert asked in str(error.value)
     assert reason in str(error.value)
 
@@ -186,7 +197,7 @@ def test_an_address_with_a_password_does_not_get_into_a_lock(
     site.publish(keys[0])
     secret = site.url.replace("http://", "http://me:hunter2@")
     with pytest.raises(InputError, match="password") as error:
-        debs.resolve(work_with(site, tmp_path, keys[0], "tool", uri=secret))
+        resolve(work_with(site, tmp_path, keys[0], "tool", uri=secret))
     assert "hunter2" not in str(error.value)
 
 
@@ -197,7 +208,7 @@ def test_a_package_that_changed_upstream_after_the_lock_is_refused(
     deb = site.deb("tool")
     site.publish(keys[0])
     work = work_with(site, tmp_path, keys[0], "tool")
-    locked = debs.resolve(work)
+    locked = resolve(work)
     if change == "removed":
         deb.unlink()
     else:
@@ -217,7 +228,7 @@ def test_a_file_that_is_another_package_than_its_name_says_is_refused(
     site.deb("tool")
     site.publish(keys[0])
     work = work_with(site, tmp_path, keys[0], "tool")
-    (artifact,) = debs.resolve(work)
+    (artifact,) = resolve(work)
     debs.fetch(work, [artifact])
     for lie in ({"name": "other"}, {"version": "2.0"}, {"path": "debs/pool/tool_1.0_all.deb"}):
         with pytest.raises(TrustError, match=r"tool 1\.0 amd64"):
@@ -251,15 +262,15 @@ def test_of_the_builders_sources_one_that_cannot_be_verified_is_remarked_on_and_
         option = "[trusted=yes] " if "trusted" in other else ""
         (etc / "sources.list.d/third.list").write_text(f"deb {option}{third.url} ./\n")
         if other != "dead":
-            assert names(debs.resolve(work)) == {"tool": "1.0"}
+            assert names(resolve(work)) == {"tool": "1.0"}
     if other == "dead":
-        assert names(debs.resolve(work)) == {"tool": "1.0"}
+        assert names(resolve(work)) == {"tool": "1.0"}
     said = "\n".join(remarks.lines)
     assert third.url.rstrip("/") in said
     assert ("switches verification off" in said) is ("trusted" in other)
     (etc / "sources.list").unlink()
     with pytest.raises((UpstreamError, TrustError), match="source"):
-        debs.resolve(work)
+        resolve(work)
 
 
 def test_another_release_needs_sources_of_its_own(tmp_path: Path) -> None:
@@ -267,4 +278,4 @@ def test_another_release_needs_sources_of_its_own(tmp_path: Path) -> None:
     other = "debian-13" if mine != "13" else "debian-12"
     wanted = definition([{"packages": ["hostname"], "profiles": ["gpu"]}], [], os=other)
     with pytest.raises(InputError, match=r"debs\.sources"):
-        debs.resolve(Work(wanted, tmp_path, Blobs(tmp_path / "cache")))
+        resolve(Work(wanted, tmp_path, Blobs(tmp_path / "cache")))

@@ -90,7 +90,7 @@ class Memory:
         except OSError:
             return 0
 
-    def refresh(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY) -> Trusted:
+    def refresh(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY, where: str = "") -> Trusted:
         """Check the metadata that ``fetcher`` finds at ``url`` and remember it.
 
         The first look happens without memory: it tells the signed name, under which the memory is kept.
@@ -102,21 +102,23 @@ class Memory:
         now = datetime.now(UTC)
         clock.check(self.clock_file, now)
         with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
-            first = trust.refresh(fetcher=fetcher, url=url, state=Path(scratch), pinned_root=self.newest_root())
+            first = trust.refresh(
+                fetcher=fetcher, url=url, state=Path(scratch), pinned_root=self.newest_root(), where=where
+            )
         clock.check_signed_at(first.version, now)
         if demand.downgrade:
             self._forget(first, demand.downgrade)
         elif first.version < demand.minimum_version:
             raise TrustError(
                 f"{first.release} has version {first.version}; at least {demand.minimum_version} is required here",
-                where=url,
+                where=where or url,
                 remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
             )
         state = self.state(first.name)
-        trusted = trust.refresh(fetcher=fetcher, url=url, state=state, pinned_root=self.newest_root())
+        trusted = trust.refresh(fetcher=fetcher, url=url, state=state, pinned_root=self.newest_root(), where=where)
         if trusted.name != first.name:
             raise TrustError(
-                f"the metadata changed from {first.name} to {trusted.name} while it was read", where=url,
+                f"the metadata changed from {first.name} to {trusted.name} while it was read", where=where or url,
                 remedy="Check the medium or the depot, and run the command again.",
             )  # fmt: skip
         self._keep_roots(state)

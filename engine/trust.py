@@ -111,11 +111,12 @@ class HttpFetcher(FetcherInterface):
             response.close()
 
 
-def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: bytes) -> Trusted:
+def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: bytes, where: str = "") -> Trusted:
     """Run the client workflow and return what is signed.
 
     Args:
         url: where ``metadata/`` is, as the fetcher understands it.
+        where: the same for people; the url when empty.
         state: directory that remembers the last trusted metadata; private to this client.
         pinned_root: the root metadata this client starts from.
 
@@ -123,6 +124,7 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
         TrustError: a signature, threshold, version, expiry, length or hash was refused.
         UpstreamError: the metadata cannot be fetched.
     """
+    where = where or url
     with disk_errors(state):
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -134,23 +136,23 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
     except tuf.DownloadHTTPError as error:
         raise TrustError(
             f"the metadata is not complete: {error}",
-            where=url,
+            where=where,
             remedy="The bundle is damaged or was cut; copy it again.",
         ) from error
     except tuf.DownloadLengthMismatchError as error:
         raise TrustError(
             f"the metadata is longer than it may be: {error}",
-            where=url,
+            where=where,
             remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.",
         ) from error
     except tuf.DownloadError as error:
         if isinstance(error.__cause__, TrustError):
             raise error.__cause__ from error
         raise UpstreamError(
-            f"cannot read the metadata: {error}", where=url, remedy="Check that the bundle or depot can be reached."
+            f"cannot read the metadata: {error}", where=where, remedy="Check that the bundle or depot can be reached."
         ) from error
     except tuf.RepositoryError as error:
-        raise _refusal(error, url) from error
+        raise _refusal(error, where) from error
     except OSError as error:
         raise ResourceError(
             f"cannot keep the trust state: {error.strerror}",
@@ -179,7 +181,8 @@ def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
             return TrustError(
                 f"not signed by the keys that the pinned root trusts ({error})",
                 where=where,
-                remedy="Do not use this bundle. If the keys were rotated, carry the new root chain with it.",
+                remedy="Do not use this bundle. If keys were rotated after it was signed, ask the builder to renew it "
+                "(`appliance renew`); if before, carry the new roots first (`appliance keys export`).",
             )
         case tuf.LengthOrHashMismatchError():
             return TrustError(

@@ -61,9 +61,11 @@ def open_bundle(bundle: Path, pinned_root: bytes, memory: Memory | None = None, 
         )
     fetcher = trust.DirectoryFetcher(bundle)
     if memory is not None:
-        return memory.refresh(fetcher, "file://", demand)
+        return memory.refresh(fetcher, "file://", demand, str(bundle))
     with tempfile.TemporaryDirectory(prefix="appliance-trust-") as fresh:
-        return trust.refresh(fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root)
+        return trust.refresh(
+            fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root, where=str(bundle)
+        )
 
 
 def verify(bundle: Path, pinned_root: bytes, *, report: Report | None = None) -> Verification:

@@ -31,3 +31,11 @@ class Silent:
     def advance(self, task: str, n_bytes: int) -> None: ...
 
     def end(self, task: str) -> None: ...
+
+
+def printable(text: str) -> str:
+    """``text`` without characters that would steer a terminal: names on a medium may be made to hide what is said of them.
+
+    Line breaks and tabs stay. Surrogates, which stand for bytes that are no UTF-8, are shown as ``\\udc..``.
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -169,6 +169,7 @@ def verify(
 
     from engine import verify as verifying
     from engine.errors import Exit
+    from engine.report import printable
     from installer.carry import volumes
     from installer.depot import Depot
 
@@ -198,7 +199,7 @@ def verify(
         return
     table = Table("problem", "file", "detail", box=None)
     for finding in outcome.findings:
-        table.add_row(finding.problem, finding.path, finding.detail)
+        table.add_row(finding.problem, printable(finding.path), printable(finding.detail))
     screen.result(data, table)
     if not screen.json_output:
         screen.err.print(

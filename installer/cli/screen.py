@@ -6,22 +6,16 @@ import json
 import sys
 import threading
 import time
+from functools import cached_property
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ApplianceError
+from engine.report import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, TaskID
 
 LINE_EVERY_S = 10.0  # how often a step speaks when nobody watches a terminal
 
@@ -37,12 +31,18 @@ class Screen:
     def __init__(self, *, json_output: bool = False, quiet: bool = False) -> None:
         self.json_output = json_output
         self.quiet = quiet or json_output
-        self.out = Console(highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
+
+    @cached_property
+    def out(self) -> Console:
+        return _console(stderr=False)
+
+    @cached_property
+    def err(self) -> Console:
+        return _console(stderr=True)
 
     # -- results and remarks ------------------------------------------------------------------
     def result(self, data: Any, human: RenderableType | None = None) -> None:
@@ -50,11 +50,11 @@ class Screen:
         if self.json_output:
             sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
         elif human is not None:
-            self.out.print(human)
+            self.out.print(printable(human) if isinstance(human, str) else human)
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            (self._bars.console if self._bars else self.err).print(text, markup=False)
+            (self._bars.console if self._bars else self.err).print(printable(text))
 
     def error(self, error: ApplianceError) -> None:
         """Say what happened, where, and how to mend it."""
@@ -63,15 +63,25 @@ class Screen:
             sys.stdout.write(json.dumps({"error": body}, indent=2, sort_keys=True) + "\n")
             return
         where = f"{error.where}: " if error.where else ""
-        self.err.print(f"error: {where}{error.what}", markup=False)
+        self.err.print(printable(f"error: {where}{error.what}"))
         if error.remedy:
-            self.err.print(f"       {error.remedy}", markup=False)
+            self.err.print(printable(f"       {error.remedy}"))
 
     # -- progress -----------------------------------------------------------------------------
     def __enter__(self) -> Screen:
-        if self.err.is_terminal and not self.quiet:
+        if not self.quiet and self.err.is_terminal:
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
             self._bars = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                 TimeRemainingColumn(), console=self.err, transient=True,
             )  # fmt: skip
             self._bars.start()
@@ -91,7 +101,7 @@ class Screen:
                 return
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None)
-            self._bars.update(self._tasks[name], description=f"{name}  {doing[:60]}")
+            self._bars.update(self._tasks[name], description=printable(f"{name}  {doing[:60]}"))
 
     def begin(self, task: str, total_bytes: int | None = None) -> None:
         with self._lock:
@@ -113,6 +123,13 @@ class Screen:
                 self._bars.remove_task(self._tasks.pop(task))
             line = self._lines.pop(task, None)
         self.say(f"{task}: done{line.summary() if line else ''}")
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console that takes every text as it is: a name with brackets is a name. Rich is imported when something is said."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False)
 
 
 class _Line:

@@ -12,6 +12,7 @@ from installer.compat.tables import GPUS
 ON_THEIR_OWN = frozenset({"nvidia-persistenced", "nvidia-modprobe", "nvidia-settings", "nvidia-xconfig"})
 FABRIC = re.compile(r"^(nvidia-fabricmanager|nvidia-fabric-manager|cuda-drivers-fabricmanager)")
 COMPILER = re.compile(r"^(gcc|gcc-\d+|build-essential|linux-compiler-gcc-.*)$")
+IMAGE = re.compile(r"^linux-image-(?:unsigned-)?(\d.*)$")
 PREBUILT = re.compile(r"^linux-modules-nvidia-(\d{3})(-server)?(-open)?-(\d.*)$")
 
 
@@ -90,7 +91,7 @@ def kernel(facts: Facts) -> Iterator[Finding]:
             "Set target.kernel to what `uname -r` prints on the nodes.",
         )  # fmt: skip
     names = {d.name for d in facts.debs}
-    for image in sorted(n for n in names if re.match(r"linux-image-\d", n)):
+    for image in sorted(n for n in names if IMAGE.match(n)):
         if release and release not in image:
             yield Finding(
                 "kernel", "warning", f"the bundle holds {image}, target.kernel is {release}",
@@ -110,10 +111,8 @@ def _dkms(names: set[str], release: str | None) -> Iterator[Finding]:
         missing.append("gcc")
     if "make" not in names and "build-essential" not in names:
         missing.append("make")
-    if release and f"linux-headers-{release}" not in names:
-        missing.append(f"linux-headers-{release}")
-    elif not release and not any(n.startswith("linux-headers-") for n in names):
-        missing.append("linux-headers-…")
+    kernels = {release} if release else {m[1] for n in names if (m := IMAGE.match(n))}
+    missing += sorted(h for k in kernels or {"…"} if (h := f"linux-headers-{k}") not in names)
     if missing:
         yield Finding(
             "dkms", "failure", f"kernel modules are built on the node, but the bundle lacks {', '.join(missing)}",

@@ -80,6 +80,13 @@ def test_modules_built_on_the_node_without_what_that_needs_are_refused(missing: 
     one(without(missing), "dkms", "failure", missing)
 
 
+def test_without_a_pinned_kernel_the_headers_are_those_of_the_kernel_in_the_bundle() -> None:
+    assert not found(replace(facts(kernel=None)), "dkms")
+    swapped = plus(without(f"linux-headers-{KERNEL}"), "linux-headers-6.8.0-31-generic")
+    given = replace(swapped, target=swapped.target.model_copy(update={"kernel": None}))
+    one(given, "dkms", "failure", f"linux-headers-{KERNEL}")
+
+
 def test_headers_of_another_kernel_do_not_count() -> None:
     one(plus(without(f"linux-headers-{KERNEL}"), "linux-headers-6.8.0-31-generic"), "dkms", "failure", KERNEL)
 

@@ -158,6 +158,18 @@ def test_the_command_shows_everything_and_exits_with_2(tmp_path: Path, capsys: p
     assert "choices cannot work together" in capsys.readouterr().err
 
 
+def test_build_proves_the_lock_before_it_fetches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = definition(tmp_path, [RUNTIME], models=["h200"], driver="570.195.03")
+    for options in ([], ["--json"]):
+        with pytest.raises(SystemExit) as end:
+            main(["build", "bundle", str(path), "--dry-run", *options])
+        assert end.value.code == 2
+    said = capsys.readouterr()
+    assert "error: " in said.err
+    assert "cuda-driver: " in said.err
+    assert {f["rule"] for f in json.loads(said.out)["findings"]} >= {"cuda-driver", "fabric-manager"}
+
+
 def test_the_command_passes_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = definition(tmp_path, [RUNTIME], models=["h200"], driver=DRIVER, fabric_manager=DRIVER)
     with pytest.raises(SystemExit) as end:

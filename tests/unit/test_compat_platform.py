@@ -180,7 +180,7 @@ def test_the_command_passes_what_fits(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_page_lists_every_rule_with_its_severities_and_every_gpu() -> None:
     tree = Path(__file__).resolve().parents[2]
-    page = (tree / "docs" / "compatibility.md").read_text()
+    page = (tree / "docs" / "compatibility.md").read_text().partition("\n## Limits")[0]
     documented = {
         (name, severity.strip())
         for name, severities in re.findall(r"^\| ([a-z-]+) \| ([a-z, ]+) \|", page, re.MULTILINE)

@@ -23,6 +23,7 @@ from installer.kinds.pipconfig import PipConfig
 
 # glibc of each release, from its package list; wheels built for a newer one do not load there.
 GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.04": 39}
+UV_NEWEST_GLIBC_MINOR = 40  # the highest that uv 0.13.8 knows as a platform; a wheel for 2.41 alone is not found there
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -81,7 +82,7 @@ def resolve(
             # Nothing is built, so any interpreter will do; without these uv would fetch one of the target's version, unverified.
             "--no-python-downloads", "--python", sys.executable,
             "--only-binary", ":all:", "--python-version", target.python,
-            "--python-platform", f"{target.arch}-manylinux_2_{GLIBC_MINOR[target.os]}",
+            "--python-platform", f"{target.arch}-manylinux_2_{min(GLIBC_MINOR[target.os], UV_NEWEST_GLIBC_MINOR)}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
             *_sources(wheels, config), *(("--find-links", beside) if direct and beside else ()), "--output-file", here / "pylock.toml", here / "in.txt",
         ]  # fmt: skip

@@ -21,7 +21,7 @@ def packages(facts: Facts) -> list[tuple[Deb, str]]:
     return [
         (deb, version)
         for deb in facts.debs
-        if ("nvidia" in deb.name or deb.name.startswith(("libcuda1", "cuda-drivers")))
+        if ("nvidia" in deb.name or deb.name.startswith(("libcuda1", "cuda-drivers", "libnvsdm")))
         and "container" not in deb.name
         and deb.name not in ON_THEIR_OWN
         and (version := upstream(deb.version))
@@ -77,6 +77,19 @@ def fabric(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "fabric-manager", "failure", "the driver is locked, the fabric manager's package is not",
             "Add it under debs at the driver's version.",
+        )  # fmt: skip
+
+
+def subnet(facts: Facts) -> Iterator[Finding]:
+    """Blackwell boards with NVSwitch have a subnet manager beside the fabric manager, with numbers of its own."""
+    gpu = facts.target.gpu
+    if not gpu or gpu.nvswitch is False or not packages(facts):
+        return
+    boards = [m for m in gpu.models if m in GPUS and GPUS[m].nvswitch and GPUS[m].architecture == "blackwell"]
+    if boards and not any(d.name == "nvlsm" for d in facts.debs):
+        yield Finding(
+            "subnet-manager", "failure", f"{', '.join(boards)} on NVSwitch needs NVIDIA's subnet manager, the bundle holds the driver without it",
+            "Add nvlsm under debs.",
         )  # fmt: skip
 
 

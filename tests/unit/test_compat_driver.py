@@ -70,6 +70,13 @@ def test_a_fabric_manager_whose_package_is_missing_is_refused() -> None:
     one(without("nvidia-fabricmanager-580"), "fabric-manager", "failure", "package is not")
 
 
+def test_blackwell_boards_need_the_subnet_manager() -> None:
+    one(with_gpu(models=["b200"]), "subnet-manager", "failure", "nvlsm")
+    assert not found(plus(with_gpu(models=["b200"]), "nvlsm"), "subnet-manager")
+    assert not found(with_gpu(models=["b200"], nvswitch=False, fabric_manager=None), "subnet-manager")
+    assert not found(facts(), "subnet-manager")
+
+
 def test_modules_built_on_the_node_with_all_they_need_pass() -> None:
     assert not found(facts(), "dkms")
     assert not found(facts(), "kernel")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
+from installer import definition as definitions
 from installer import lockfile
 from installer.cli.main import main
 from installer.compat.check import check, gather, require
@@ -96,6 +97,7 @@ TARGETS = st.builds(
 DAYS = st.dates(date(2020, 1, 1), date(2040, 1, 1))
 
 
+@settings(deadline=None)  # what is promised is an answer, not a time
 @given(st.builds(Facts, TARGETS, st.lists(WHEELS, max_size=6).map(tuple), st.lists(DEBS, max_size=6).map(tuple), DAYS))
 def test_no_rule_raises_whatever_it_is_given(anything: Facts) -> None:
     for finding in check(anything):
@@ -196,3 +198,12 @@ def test_the_page_lists_every_rule_with_its_severities_and_every_gpu() -> None:
     names = re.search(r"Known models:\n(.*?)\. Another name", page, re.DOTALL)
     assert names
     assert [n.split(" (")[0].strip() for n in names[1].replace("\n", " ").split(",")] == list(GPUS)
+
+
+def test_the_shipped_cuda_definition_is_read_and_its_choices_fit() -> None:
+    """Its lock names this machine's sources and is not kept; the choices of the definition are checked on their own."""
+    tree = Path(__file__).resolve().parents[2]
+    shipped = definitions.load(tree / "bundles" / "vllm-cuda.yml")
+    assert [
+        f for f in check(Facts(shipped.target, facts().wheels, (), date(2026, 11, 21))) if f.severity == "failure"
+    ] == []

@@ -39,12 +39,7 @@ def check(
     locked = lockfile.load(lockfile.path_of(definition_file), parsed)
     findings = _findings(parsed, locked)
     failures = sum(f.severity == "failure" for f in findings)
-    data = {
-        "definition": str(definition_file),
-        "good": not failures,
-        "artifacts": len(locked.artifacts),
-        "findings": [vars(f) for f in findings],
-    }
+    data = _data(definition_file, locked, findings)
     verdict = f"{len(findings) - failures} warnings" if findings else "nothing to remark"
     if failures:
         screen.result(data, _table(findings))
@@ -64,13 +59,18 @@ def prove(screen: Screen, definition_file: Path, definition: Definition, lock: L
 
     Raises:
         InputError: with every failure and its remedy.
+        Exit: with --json, after the findings were printed as `appliance check` prints them.
     """
+    from engine.errors import Exit
     from installer.compat.check import require
 
     findings = _findings(definition, lock)
     for finding in findings:
         if finding.severity == "warning":
             screen.say(f"warning: {finding.rule}: {finding.what}. {finding.remedy}")
+    if screen.json_output and any(f.severity == "failure" for f in findings):
+        screen.result(_data(definition_file, lock, findings))
+        raise typer.Exit(Exit.USAGE)
     require(findings, str(definition_file))
 
 
@@ -80,6 +80,15 @@ def _findings(definition: Definition, lock: Lock) -> tuple[Finding, ...]:
     from installer.compat.check import check, gather
 
     return check(gather(definition, lock, datetime.now(UTC).date()))
+
+
+def _data(definition_file: Path, lock: Lock, findings: tuple[Finding, ...]) -> dict[str, Any]:
+    return {
+        "definition": str(definition_file),
+        "good": not any(f.severity == "failure" for f in findings),
+        "artifacts": len(lock.artifacts),
+        "findings": [vars(f) for f in findings],
+    }
 
 
 def _table(findings: tuple[Finding, ...]) -> Any:

@@ -180,7 +180,7 @@ def flashinfer(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "flashinfer-kernels", "warning",
                 f"wheels/{group}: flashinfer-python {core.version} without {' and '.join(missing)}: GPUs from Hopper on try to download and compile kernels at first start, which fails inside",
-                f"Add both at version {public(core.version)} under `direct`, from the project's release page, or choose an attention backend that does not use FlashInfer.",
+                f"Add {' and '.join(missing)} at version {public(core.version)} under `direct`, from the project's release page, or choose an attention backend that does not use FlashInfer.",
             )  # fmt: skip
 
 

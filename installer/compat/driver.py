@@ -12,6 +12,7 @@ from installer.compat.tables import GPUS
 ON_THEIR_OWN = frozenset({"nvidia-persistenced", "nvidia-modprobe", "nvidia-settings", "nvidia-xconfig"})
 FABRIC = re.compile(r"^(nvidia-fabricmanager|nvidia-fabric-manager|cuda-drivers-fabricmanager)")
 COMPILER = re.compile(r"^(gcc|gcc-\d+|build-essential|linux-compiler-gcc-.*)$")
+IMAGE = re.compile(r"^linux-image-(?:unsigned-)?(\d.*)$")
 PREBUILT = re.compile(r"^linux-modules-nvidia-(\d{3})(-server)?(-open)?-(\d.*)$")
 
 
@@ -20,7 +21,7 @@ def packages(facts: Facts) -> list[tuple[Deb, str]]:
     return [
         (deb, version)
         for deb in facts.debs
-        if ("nvidia" in deb.name or deb.name.startswith(("libcuda1", "cuda-drivers")))
+        if ("nvidia" in deb.name or deb.name.startswith(("libcuda1", "cuda-drivers", "libnvsdm")))
         and "container" not in deb.name
         and deb.name not in ON_THEIR_OWN
         and (version := upstream(deb.version))
@@ -79,6 +80,19 @@ def fabric(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def subnet(facts: Facts) -> Iterator[Finding]:
+    """Blackwell boards with NVSwitch have a subnet manager beside the fabric manager, with numbers of its own."""
+    gpu = facts.target.gpu
+    if not gpu or gpu.nvswitch is False or not packages(facts):
+        return
+    boards = [m for m in gpu.models if m in GPUS and GPUS[m].nvswitch and GPUS[m].architecture == "blackwell"]
+    if boards and not any(d.name == "nvlsm" for d in facts.debs):
+        yield Finding(
+            "subnet-manager", "failure", f"{', '.join(boards)} on NVSwitch needs NVIDIA's subnet manager, the bundle holds the driver without it",
+            "Add nvlsm under debs.",
+        )  # fmt: skip
+
+
 def kernel(facts: Facts) -> Iterator[Finding]:
     """Kernel, headers and modules are one set."""
     gpu, release = facts.target.gpu, facts.target.kernel
@@ -90,7 +104,7 @@ def kernel(facts: Facts) -> Iterator[Finding]:
             "Set target.kernel to what `uname -r` prints on the nodes.",
         )  # fmt: skip
     names = {d.name for d in facts.debs}
-    for image in sorted(n for n in names if re.match(r"linux-image-\d", n)):
+    for image in sorted(n for n in names if IMAGE.match(n)):
         if release and release not in image:
             yield Finding(
                 "kernel", "warning", f"the bundle holds {image}, target.kernel is {release}",
@@ -110,10 +124,8 @@ def _dkms(names: set[str], release: str | None) -> Iterator[Finding]:
         missing.append("gcc")
     if "make" not in names and "build-essential" not in names:
         missing.append("make")
-    if release and f"linux-headers-{release}" not in names:
-        missing.append(f"linux-headers-{release}")
-    elif not release and not any(n.startswith("linux-headers-") for n in names):
-        missing.append("linux-headers-…")
+    kernels = {release} if release else {m[1] for n in names if (m := IMAGE.match(n))}
+    missing += sorted(h for k in kernels or {"…"} if (h := f"linux-headers-{k}") not in names)
     if missing:
         yield Finding(
             "dkms", "failure", f"kernel modules are built on the node, but the bundle lacks {', '.join(missing)}",

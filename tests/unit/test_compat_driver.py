@@ -70,6 +70,13 @@ def test_a_fabric_manager_whose_package_is_missing_is_refused() -> None:
     one(without("nvidia-fabricmanager-580"), "fabric-manager", "failure", "package is not")
 
 
+def test_blackwell_boards_need_the_subnet_manager() -> None:
+    one(with_gpu(models=["b200"]), "subnet-manager", "failure", "nvlsm")
+    assert not found(plus(with_gpu(models=["b200"]), "nvlsm"), "subnet-manager")
+    assert not found(with_gpu(models=["b200"], nvswitch=False, fabric_manager=None), "subnet-manager")
+    assert not found(facts(), "subnet-manager")
+
+
 def test_modules_built_on_the_node_with_all_they_need_pass() -> None:
     assert not found(facts(), "dkms")
     assert not found(facts(), "kernel")
@@ -78,6 +85,13 @@ def test_modules_built_on_the_node_with_all_they_need_pass() -> None:
 @pytest.mark.parametrize("missing", ["dkms", "gcc", "make", f"linux-headers-{KERNEL}"])
 def test_modules_built_on_the_node_without_what_that_needs_are_refused(missing: str) -> None:
     one(without(missing), "dkms", "failure", missing)
+
+
+def test_without_a_pinned_kernel_the_headers_are_those_of_the_kernel_in_the_bundle() -> None:
+    assert not found(replace(facts(kernel=None)), "dkms")
+    swapped = plus(without(f"linux-headers-{KERNEL}"), "linux-headers-6.8.0-31-generic")
+    given = replace(swapped, target=swapped.target.model_copy(update={"kernel": None}))
+    one(given, "dkms", "failure", f"linux-headers-{KERNEL}")
 
 
 def test_headers_of_another_kernel_do_not_count() -> None:

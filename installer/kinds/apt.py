@@ -134,7 +134,8 @@ class Apt:
             TrustError: a source is unsigned or signed by another key.
             UpstreamError: a source does not answer.
         """
-        done = self._apt("update", timeout_s=UPDATE_TIMEOUT_S)
+        # Loud: that a source lacks the target's architecture is only a notice to apt.
+        done = self._apt("-q=0", "update", timeout_s=UPDATE_TIMEOUT_S)
         problems = _problems(done)
         answered = any(self.path.glob("state/lists/*_Packages"))
         text = " ".join(problems)
@@ -154,7 +155,7 @@ class Apt:
                 remedy="Check the address and the connection and lock again.",
             )
         if not answered:
-            raise UpstreamError("debs: no source has packages for the target", remedy="Correct debs.sources.")
+            raise UpstreamError(f"debs: no source has packages for {self._arch}", remedy="Correct debs.sources.")
         for problem in problems:
             report.say(f"debs: {problem}")
 

@@ -124,14 +124,33 @@ def verified(keyring: Path, release: Path, signature: Path | None) -> tuple[str,
         what = [signature, release] if signature else ["--output", text, release]
         # Keys the keyring lacks make gpgv fail although others signed as well; the status lines tell them apart.
         status = run([*base, *what], ok=(0, 1, 2), env={"LC_ALL": "C.UTF-8"}, package="gpgv").stdout
-        lines = [line.split()[1:] for line in status.splitlines() if line.startswith("[GNUPG:] ")]
-        if any(line[0] in ("BADSIG", "EXPKEYSIG", "REVKEYSIG") for line in lines if line):
-            return None
-        valid = [line for line in lines if line[:1] == ["VALIDSIG"] and len(line) > 10 and line[8] not in WEAK_DIGESTS]
+        by = signers(status)
         plain = release if signature else text
-        if not valid or not plain.is_file():
+        if not by or not plain.is_file():
             return None
-        return plain.read_text(errors="replace"), tuple(sorted({line[10] for line in valid}))
+        return plain.read_text(errors="replace"), by
+
+
+def signers(status: str) -> tuple[str, ...]:
+    """Fingerprints of the primary keys that signed well, from gpgv's status lines; none at all if one signature is bad.
+
+    A vendor signs with several keys. One that has expired, is revoked or is not in the keyring does not count, nor does
+    a signature over a weak digest.
+    """
+    found: set[str] = set()
+    good = False
+    for line in status.splitlines():
+        words = line.removeprefix("[GNUPG:] ").split()
+        match words[:1]:
+            case ["BADSIG"]:
+                return ()
+            case ["NEWSIG"]:
+                good = False
+            case ["GOODSIG"]:
+                good = True
+            case ["VALIDSIG"] if good and len(words) > 10 and words[8] not in WEAK_DIGESTS:
+                found.add(words[10])
+    return tuple(sorted(found))
 
 
 def hashes_of(release: str) -> dict[str, tuple[str, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
+import lzma
 import subprocess
 import threading
 import time
@@ -60,6 +62,36 @@ class Site:
         (self.root / "Release").write_bytes(release)
         if key:
             (self.root / "InRelease").write_bytes(openpgp.clearsign(*key, release, int(time.time())))
+
+    def publish_suite(
+        self, suite: str, packages: dict[str, set[tuple[str, str]]], key: Key, arch: str = "amd64"
+    ) -> None:
+        """Write `dists/SUITE` as Debian's and Ubuntu's archives have it: components, compressed indexes, by-hash.
+
+        Args:
+            packages: component to names and versions of packages in the pool.
+        """
+        top = self.root / "dists" / suite
+        every = self._ftparchive("packages", "pool").decode().split("\n\n")
+        for component, chosen in packages.items():
+            index = top / component / f"binary-{arch}" / "Packages.xz"
+            (index.parent / "by-hash/SHA256").mkdir(parents=True, exist_ok=True)
+            ours = [s for s in every if any(f"Package: {n}\n" in s and f"\nVersion: {v}\n" in s for n, v in chosen)]
+            text = "".join(s.strip("\n") + "\n\n" for s in ours).encode()
+            (index.parent / "Packages").write_bytes(text)
+            index.write_bytes(lzma.compress(text))
+        options = {
+            "Suite": suite,
+            "Codename": suite.partition("-")[0],
+            "Components": " ".join(packages),
+            "Architectures": arch,
+        }
+        flags = [f"-oAPT::FTPArchive::Release::{k}={v}" for k, v in {**options, "Acquire-By-Hash": "yes"}.items()]
+        release = self._ftparchive(*flags, "release", f"dists/{suite}")
+        for index in [*top.rglob("Packages"), *top.rglob("Packages.xz")]:
+            # Only under its hash, as a mirror in the middle of an update has it.
+            index.rename(index.parent / "by-hash/SHA256" / hashlib.sha256(index.read_bytes()).hexdigest())
+        (top / "InRelease").write_bytes(openpgp.clearsign(*key, release, int(time.time())))
 
     def _ftparchive(self, *args: str) -> bytes:
         return subprocess.run(["apt-ftparchive", *args], cwd=self.root, check=True, capture_output=True).stdout

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import InputError, ResourceError
 from installer.lab.network import rules
-from installer.lab.plan import POOL, check_name, free_network, names_of, nodes_of, parse_binds
+from installer.lab.plan import POOL, check_name, free_network, names_of, nodes_of, parse_binds, release_of
 
 
 @pytest.mark.parametrize("name", ["try", "mol-firewall-default-0a1b2c", "a", "a" * 40])
@@ -82,3 +82,10 @@ def test_the_rules_drop_what_enters_or_leaves_the_bridge_but_not_what_stays_on_i
     assert forward[3].startswith(f'iifname "{bridge}" counter drop')
     assert forward[4].startswith(f'oifname "{bridge}" counter drop')
     assert any(line.startswith(f'iifname "{bridge}" ip daddr != 10.87.3.1 counter drop') for line in lines)
+
+
+def test_systems_are_named_as_in_definitions() -> None:
+    assert [release_of(s) for s in ("debian-12", "debian-13")] == ["bookworm", "trixie"]
+    with pytest.raises(InputError, match=r"cannot make ubuntu-24\.04 nodes") as error:
+        release_of("ubuntu-24.04")
+    assert "debian-13" in error.value.remedy

@@ -11,6 +11,7 @@ from engine.errors import ApplianceError, Exit
 # Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
 VERBS = {
     "fetch": ("engine.fetch", "bring verified content from the depot"),
+    "images": ("engine.images", "load the bundle's container images into podman"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),

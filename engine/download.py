@@ -19,6 +19,7 @@ from engine.report import Report, Silent
 
 RETRIES = 4
 WORKERS = 8
+NOT_ALONG_REDIRECTS = (*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "X-Amz-Security-Token")
 TIMEOUT = urllib3.Timeout(connect=20, read=60)  # seconds
 
 
@@ -160,7 +161,9 @@ class Downloader:
             url,
             headers={"Accept-Encoding": "identity", **(headers or {})},
             preload_content=False,
-            retries=urllib3.Retry(connect=2, read=0, redirect=5, status=0),
+            retries=urllib3.Retry(
+                connect=2, read=0, redirect=5, status=0, remove_headers_on_redirect=NOT_ALONG_REDIRECTS
+            ),
         )
         try:
             if response.status // 100 != 2:

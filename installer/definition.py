@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -159,8 +160,50 @@ class Waiver(_Strict):
     reason: Annotated[str, Field(min_length=10, description="Recorded in the bundle's manifest.")]
 
 
+class S3(_Strict):
+    """A folder in an S3-compatible store. Credentials come from the environment or the builder's profile files only."""
+
+    endpoint: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[\w.:\[\]-]+/?$", description="Address of the store, without path, user or password."
+        ),
+    ]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    prefix: Annotated[
+        str, Field(pattern=r"^([^/\s][^\s]*)?$", description="Folder in the bucket; all of it when empty.")
+    ] = ""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "us-east-1"
+
+
+class Acceptance(_Strict):
+    """Who accepted the terms of a gated model; goes into lock and manifest."""
+
+    by: Annotated[str, Field(min_length=3, max_length=200, description="Person or role.")]
+    on: datetime.date
+    terms: Annotated[str, Field(min_length=3, max_length=400, description="Which terms: name, version or address.")]
+
+
+class Signature(_Strict):
+    """An OpenSSF model signature (model-signing) over the whole folder; required once it is named."""
+
+    file: Annotated[str, Field(pattern=r"^[\w.-]+$", description="Signature file at the top of the model.")] = (
+        "model.sig"
+    )
+    public_key: str | None = Field(None, description="PEM file of the signer's key, relative to the definition.")
+    certificates: tuple[str, ...] = Field(
+        (), description="PEM files that the signing certificate must chain to, relative to the definition."
+    )
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> Self:
+        if (self.public_key is None) == (not self.certificates):
+            raise ValueError("give either public_key or certificates")
+        return self
+
+
 class Model(_Strict):
-    """A model folder, from a directory or from a hub at a pinned commit."""
+    """A model folder, from a directory, from a hub at a pinned commit, or from an S3-compatible store."""
 
     name: Name
     path: str | None = Field(None, description="Directory, relative to the definition.")
@@ -170,6 +213,9 @@ class Model(_Strict):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
         None, description="Commit of the repository, 40 hexadecimal digits."
     )
+    s3: S3 | None = None
+    accepted: Acceptance | None = Field(None, description="Needed for a gated repository of the hub.")
+    signature: Signature | None = None
     include: tuple[str, ...] = Field(
         (), description="Patterns of files to take; everything the intake allows when empty."
     )
@@ -179,8 +225,8 @@ class Model(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give either path or hub")
+        if [self.path, self.hub, self.s3].count(None) != 2:
+            raise ValueError("give either path or hub or s3, one of them")
         if self.hub and not self.revision:
             raise ValueError("a hub repository needs revision, the 40-digit commit to pin")
         return self

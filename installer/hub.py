@@ -73,8 +73,8 @@ class Hub:
     def downloader(self, blobs: Blobs, report: Report) -> Downloader:
         return Downloader(blobs, report=report, headers=self.headers)
 
-    def files(self, repository: str, revision: str) -> list[Pin]:
-        """The files of a repository at a commit.
+    def files(self, repository: str, revision: str) -> tuple[list[Pin], str]:
+        """The files of a repository at a commit, and how it is gated: ``auto``, ``manual``, or empty for open to all.
 
         Raises:
             UpstreamError: no such repository or commit, access refused, or no answer.
@@ -98,7 +98,7 @@ class Hub:
             url = hf_hub_url(repository, s.rfilename, revision=revision, endpoint=self.endpoint)
             size, sha256 = (s.lfs.size, s.lfs.sha256) if s.lfs else (s.size, "")
             pins.append(Pin(s.rfilename, url, size, sha256, s.blob_id))
-        return pins
+        return pins, str(info.gated) if info.gated else ""
 
     @contextmanager
     def explained(self, where: str, url: str) -> Iterator[None]:
@@ -133,7 +133,8 @@ class Repository:
     def __init__(self, hub: Hub, repository: str, revision: str, cache: Blobs, report: Report) -> None:
         self._hub, self._cache = hub, cache
         self._downloader = hub.downloader(cache, report)
-        self._pins = {p.path: p for p in hub.files(repository, revision)}
+        pins, self.gated = hub.files(repository, revision)
+        self._pins = {p.path: p for p in pins}
         self._heads: dict[str, bytes] = {}
         self._learned: dict[str, str] = {}
         self.where = f"{hub.endpoint}/{repository}@{revision[:12]}"

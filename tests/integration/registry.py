@@ -27,11 +27,11 @@ class Layout:
         (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
         self._named: list[dict[str, Any]] = []
 
-    def image(self, name: str, layers: Sequence[str], arch: str = "amd64", **layer: Any) -> dict[str, Any]:
-        """An image with one small layer a text; returns its descriptor. ``layer`` adds to the layers' descriptors."""
+    def image(self, name: str, layers: Sequence[str | bytes], arch: str = "amd64", **layer: Any) -> dict[str, Any]:
+        """An image with one small layer a text, or the tar itself; returns its descriptor. ``layer`` adds to the layers' descriptors."""
         descriptors, diff_ids = [], []
         for text in layers:
-            plain = _tar(text)
+            plain = text if isinstance(text, bytes) else _tar(text)
             diff_ids.append("sha256:" + hashlib.sha256(plain).hexdigest())
             packed = self._blob("application/vnd.oci.image.layer.v1.tar+gzip", gzip.compress(plain, mtime=0))
             descriptors.append({**packed, **layer})

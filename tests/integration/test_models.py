@@ -26,6 +26,7 @@ from tests.integration.hub_double import REVISION, TOKEN, HubDouble, Repo, runni
 
 TINY = tinymodel.contents(seed=0)
 REPO = "maker/tiny"
+ACCEPTED = {"by": "Ada Lovelace", "on": "2026-11-02", "terms": "Tiny Licence 1"}
 
 
 @dataclass
@@ -336,7 +337,7 @@ def test_the_token_file_of_the_hubs_client_is_read(
     (tmp_path / "token").write_text(TOKEN + "\n")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     hub.repos[REPO] = Repo(TINY, access="gated")
-    assert models.resolve(hub_work(tmp_path))
+    assert models.resolve(hub_work(tmp_path, accepted=ACCEPTED))
 
 
 @pytest.mark.parametrize("token", ["", "hf_OfSomeoneElse"])
@@ -347,9 +348,26 @@ def test_a_gated_repository_says_what_to_do(
         monkeypatch.setenv("HF_TOKEN", token)
     hub.repos[REPO] = Repo(TINY, access="gated")
     with pytest.raises(UpstreamError, match="gated and this account has no access") as caught:
-        models.resolve(hub_work(tmp_path))
+        models.resolve(hub_work(tmp_path, accepted=ACCEPTED))
     assert "Accept its terms" in caught.value.remedy
     assert not token or token not in str(caught.value)
+
+
+def test_a_gated_model_needs_a_record_of_who_accepted_its_terms(
+    hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.repos[REPO] = Repo(TINY, access="gated")
+    with pytest.raises(InputError, match=r"gated \(auto\) and the definition has no record") as caught:
+        models.resolve(hub_work(tmp_path))
+    assert "accepted: {by:" in caught.value.remedy
+    assert not hub.of("storage")
+    work = hub_work(tmp_path, accepted=ACCEPTED)
+    artifacts = models.resolve(work)
+    assert {a.notes for a in artifacts} == {
+        ("gated: auto", "terms accepted by Ada Lovelace on 2026-11-02: Tiny Licence 1")
+    }
+    assert build(work, artifacts, tmp_path / "content") == TINY
 
 
 def test_access_withdrawn_between_lock_and_build_says_so(hub: HubDouble, tmp_path: Path) -> None:

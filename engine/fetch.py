@@ -185,6 +185,6 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     os.umask(0o022)
     pool = tls_pool(options.ca, options.cert, options.key)
-    door = Door(options.store, options.url, pool, options.root.read_bytes())
+    door = Door(options.store, options.url, pool, trust.read_root(options.root))
     print(json.dumps(asdict(door.fetch(options.release, set(options.profiles), dry_run=options.dry_run))))  # noqa: T201
     return 0

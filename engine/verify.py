@@ -74,14 +74,18 @@ def verify(
         head, _, rest = entry.path.partition("/")
         if entry.kind != "file":
             findings.append(
-                Finding("link" if entry.kind == "link" else "special", entry.path, "only plain files are allowed")
+                Finding(
+                    "link" if entry.kind == "link" else "special",
+                    tree.printable(entry.path),
+                    "only plain files are allowed",
+                )
             )
         elif head == "metadata":
             findings.extend(_metadata(rest, trusted))
         elif entry.path in trusted.targets:
             present[entry.path] = entry.size
         else:
-            findings.append(Finding("extra", entry.path, "no signature covers it"))
+            findings.append(Finding("extra", tree.printable(entry.path), "no signature covers it"))
     bad = {f.path for f in findings}
     to_hash = []
     for path, target in trusted.targets.items():
@@ -104,7 +108,7 @@ def _metadata(name: str, trusted: Trusted) -> list[Finding]:
     return (
         []
         if name in METADATA or in_chain
-        else [Finding("unsigned", f"metadata/{name}", "not part of the verified chain")]
+        else [Finding("unsigned", tree.printable(f"metadata/{name}"), "not part of the verified chain")]
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import durable, tree, verify
+from engine import durable, tree, trust, verify
 from engine.blobs import CHUNK, Blobs
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
@@ -72,19 +72,15 @@ class Depot:
         return sorted(p.name for p in base.iterdir() if not p.name.startswith(".")) if base.is_dir() else []
 
     def pin(self, root_json: Path | None) -> bytes:
-        """The pinned root: the depot's own once it has one, else the given file, which is pinned by this call.
+        """The pinned root: the depot's own once it has one, else the given file; ``import_bundle`` keeps it once it
+        opened a bundle, so that a wrong file does not stay.
 
         Raises:
             InputError: there is none, or the given one is another.
         """
         given = None
         if root_json is not None:
-            try:
-                given = root_json.read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"cannot read the root of trust: {error.strerror}", where=str(root_json), remedy="Check the name."
-                ) from error
+            given = self.root_of_trust(root_json)
         if self.pinned_root.is_file():
             pinned = self.pinned_root.read_bytes()
             if given is not None and given != pinned:
@@ -100,8 +96,21 @@ class Depot:
                 where=str(self.root),
                 remedy="Give --root with the root.json you received on another way than the bundle.",
             )
-        durable.write(self.pinned_root, given)
         return given
+
+    @staticmethod
+    def root_of_trust(path: Path) -> bytes:
+        """A root.json given by hand.
+
+        Raises:
+            InputError: it cannot be read, or is no root metadata by its length alone.
+        """
+        try:
+            return trust.read_root(path)
+        except OSError as error:
+            raise InputError(
+                f"cannot read the root of trust: {error.strerror}", where=str(path), remedy="Check the name."
+            ) from error
 
     def import_bundle(self, bundle: Path, *, root_json: Path | None = None, report: Report | None = None) -> Imported:
         """Verify a bundle and take it in. Safe to kill: blobs that arrived stay, the view appears whole at the end.
@@ -116,6 +125,8 @@ class Depot:
             with self._only_one():
                 pinned = self.pin(root_json)
                 name = verify.open_bundle(bundle, pinned).name  # signed, so it may choose the state directory
+                if not self.pinned_root.is_file():
+                    durable.write(self.pinned_root, pinned)
                 state = self.root / "trust" / name
                 trusted = verify.open_bundle(bundle, pinned, state)
                 final = self.root / "bundles" / trusted.release
@@ -213,7 +224,7 @@ def _check_listing(bundle: Path, trusted: Trusted) -> None:
     for what, paths in (("missing", missing), ("not as signed", wrong), ("covered by no signature", extra)):
         if paths:
             raise TrustError(
-                f"{len(paths)} files are {what}, first {sorted(paths)[0]}",
+                f"{len(paths)} files are {what}, first {tree.printable(sorted(paths)[0])}",
                 where=str(bundle),
                 remedy="`appliance verify` lists every such file; copy the bundle again.",
             )

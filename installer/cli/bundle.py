@@ -193,6 +193,7 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     Raises:
         InputError: there is none.
     """
+    from engine import trust
     from engine.errors import InputError
     from installer.cli.options import default_keys
 
@@ -205,7 +206,7 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     )
     for path in candidates:
         try:
-            return path.read_bytes(), str(path)
+            return trust.read_root(path), str(path)
         except OSError:
             continue
     raise InputError(

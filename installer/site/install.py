@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import durable, verify
-from engine.errors import InputError, ResourceError
+from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report
 from installer import product
 from installer.depot import Depot
@@ -112,10 +112,10 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
             where=str(depot.root),
             remedy="Give --root with the root.json you received on another way than the bundle.",
         )
-    checked = verify.verify(request.bundle, root.read_bytes(), report=report)
+    checked = verify.verify(request.bundle, depot.root_of_trust(root), report=report)
     if not checked.good:
         first = checked.findings[0]
-        raise InputError(
+        raise TrustError(
             f"{len(checked.findings)} files are not as signed, first {first.path} ({first.problem})",
             where=str(request.bundle),
             remedy="`appliance verify` lists every such file.",

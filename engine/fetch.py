@@ -192,7 +192,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     os.umask(0o022)
     pool = tls_pool(options.ca, options.cert, options.key)
-    door = Door(options.store, options.url, pool, options.root.read_bytes())
+    door = Door(options.store, options.url, pool, trust.read_root(options.root))
     demand = Demand(options.minimum_version, options.allow_downgrade)
     fetched = door.fetch(options.release, set(options.profiles), dry_run=options.dry_run, demand=demand)
     print(json.dumps(asdict(fetched)))  # noqa: T201

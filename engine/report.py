@@ -33,9 +33,12 @@ class Silent:
     def end(self, task: str) -> None: ...
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "\n\t") -> str:
     """``text`` without characters that would steer a terminal: names on a medium may be made to hide what is said of them.
 
-    Line breaks and tabs stay. Surrogates, which stand for bytes that are no UTF-8, are shown as ``\\udc..``.
+    Args:
+        keep: control characters that stay; none in a single name, whose line break would forge a line.
+
+    Surrogates, which stand for bytes that are no UTF-8, are shown as ``\\udc..``.
     """
-    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c in keep or c.isprintable() else c.encode("unicode_escape").decode() for c in text)

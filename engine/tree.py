@@ -13,6 +13,7 @@ from typing import BinaryIO
 from engine.errors import TrustError
 
 MAX_PATH = 1024  # bytes; longer names are refused before anything is opened
+MAX_ENTRIES = 250_000  # files and directories of a listing; a bundle has at most 100 000 targets
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,60 @@ def collisions(paths: Iterator[str] | list[str]) -> list[tuple[str, str]]:
 
 
 def walk(root: Path) -> Iterator[Entry]:
-    """Every entry below ``root`` that is not a directory, without following links."""
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for here, _dirs, names, dir_fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
-            for name in (*names, *(d for d in _dirs if _is_link(d, dir_fd))):
-                info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                kind = "file" if stat.S_ISREG(info.st_mode) else "link" if stat.S_ISLNK(info.st_mode) else "special"
-                yield Entry(os.path.normpath(os.path.join(here, name)), kind, info.st_size)  # noqa: PTH118
-    finally:
-        os.close(top)
+    """Every entry below ``root`` that is not a directory, without following links.
+
+    Raises:
+        TrustError: too many entries, too deep, or a directory was exchanged or cannot be listed.
+    """
+    # A list of directories and not recursion: how deep a medium is must not decide over this process's stack or files.
+    waiting, seen = [""], 0
+    while waiting:
+        here = waiting.pop()
+        try:
+            fd = _directory(root, here)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        seen += 1
+                        path = f"{here}/{entry.name}" if here else entry.name
+                        if seen > MAX_ENTRIES or len(os.fsencode(path)) > MAX_PATH:
+                            raise TrustError(
+                                "there are more files, or longer paths, than a bundle may have",
+                                where=printable(path[:200]),
+                                remedy="Give the directory of a bundle; if this is one, do not use it.",
+                            )
+                        info = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(info.st_mode):
+                            waiting.append(path)
+                            continue
+                        kind = (
+                            "file"
+                            if stat.S_ISREG(info.st_mode)
+                            else "link"
+                            if stat.S_ISLNK(info.st_mode)
+                            else "special"
+                        )
+                        yield Entry(path, kind, info.st_size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise TrustError(
+                f"cannot be listed, or changed while it was read: {error.strerror}",
+                where=printable(str(root / here)),
+                remedy="Make sure that nothing else writes there and that it is readable, then try again.",
+            ) from error
 
 
-def _is_link(name: str, dir_fd: int) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+def _directory(root: Path, path: str) -> int:
+    """A descriptor of the directory ``path`` below ``root``, no component of which is a link."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    for part in path.split("/") if path else ():
+        try:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
 
 
 def open_beneath(root: Path, path: str) -> BinaryIO:

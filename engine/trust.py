@@ -7,6 +7,8 @@ The state directory is the memory against rollback: whoever keeps it refuses eve
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,12 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from engine import tree
 from engine.durable import disk_errors
-from engine.errors import ResourceError, TrustError, UpstreamError
+from engine.errors import InputError, ResourceError, TrustError, UpstreamError
 
 # 20 000 targets with their custom fields are about 8 MB; anything beyond these lengths is refused unread.
 CONFIG = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=32 << 20, snapshot_max_length=1 << 20)
 MAX_TARGETS = 100_000
+ASK = "Do not use this bundle; ask its builder."
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,34 @@ class HttpFetcher(FetcherInterface):
     def _fetch(self, url: str) -> Iterator[bytes]:
         try:
             response = self._pool.request("GET", url, preload_content=False, redirect=False)
+            try:
+                if response.status >= 400:
+                    raise tuf.DownloadHTTPError(f"{url} answers {response.status}", response.status)
+                # Not decoded: what is counted against the length limit is what came over the wire.
+                yield from response.stream(1 << 16, decode_content=False)
+            finally:
+                response.close()
         except urllib3.exceptions.HTTPError as error:
             raise tuf.DownloadError(f"{url}: {error}") from error
-        try:
-            if response.status >= 400:
-                raise tuf.DownloadHTTPError(f"{url} answers {response.status}", response.status)
-            yield from response.stream(1 << 16)
-        finally:
-            response.close()
+
+
+def read_root(path: Path) -> bytes:
+    """A root of trust given by hand, read no further than root metadata may be long.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: not a regular file (a pipe never ends), or too long.
+    """
+    limit = CONFIG.root_max_length
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError("the root of trust is not a file", where=str(path), remedy="Give the root.json itself.")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(
+            f"the root of trust is longer than {limit} bytes", where=str(path), remedy="Give the root.json itself."
+        )
+    return data
 
 
 def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: bytes, where: str = "") -> Trusted:
@@ -215,8 +238,11 @@ def listing(signed: Targets, root_version: int) -> Trusted:
                 "the metadata gives no SHA-256", where=path, remedy="Do not use this bundle; ask its builder."
             )
         custom = file.unrecognized_fields.get("custom") or {}
+        profiles = custom.get("profiles", []) if isinstance(custom, dict) else None
+        if not isinstance(profiles, list) or not 0 <= file.length < 1 << 63:
+            raise TrustError("the metadata describes a file in a way that is not ours", where=path, remedy=ASK)
         targets[path] = Target(
-            path, file.length, sha256, str(custom.get("kind", "")), tuple(map(str, custom.get("profiles", ()))),
+            path, file.length, sha256, str(custom.get("kind", "")), tuple(map(str, profiles)),
             str(custom.get("licence", "")), str(custom.get("source", "")), *_chunks(path, file.length, custom),
         )  # fmt: skip
     if pairs := tree.collisions(list(targets)):

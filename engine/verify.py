@@ -13,7 +13,7 @@ from engine import tree, trust
 from engine.blobs import hash_stream
 from engine.errors import InputError, TrustError
 from engine.memory import ANY, Demand, Memory
-from engine.report import Report, Silent
+from engine.report import Report, Silent, printable
 from engine.trust import Target, Trusted
 
 METADATA = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
@@ -85,14 +85,18 @@ def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Ver
         head, _, rest = entry.path.partition("/")
         if entry.kind != "file":
             findings.append(
-                Finding("link" if entry.kind == "link" else "special", entry.path, "only plain files are allowed")
+                Finding(
+                    "link" if entry.kind == "link" else "special",
+                    printable(entry.path, keep=""),
+                    "only plain files are allowed",
+                )
             )
         elif head == "metadata":
             findings.extend(_metadata(rest, trusted))
         elif entry.path in trusted.targets:
             present[entry.path] = entry.size
         else:
-            findings.append(Finding("extra", entry.path, "no signature covers it"))
+            findings.append(Finding("extra", printable(entry.path, keep=""), "no signature covers it"))
     bad = {f.path for f in findings}
     to_hash = []
     for path, target in trusted.targets.items():
@@ -120,7 +124,7 @@ def _metadata(name: str, trusted: Trusted) -> list[Finding]:
     return (
         []
         if name in METADATA or in_chain
-        else [Finding("unsigned", f"metadata/{name}", "not part of the verified chain")]
+        else [Finding("unsigned", printable(f"metadata/{name}", keep=""), "not part of the verified chain")]
     )
 
 

@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(json.dumps(document) + "\n")
     else:
         for finding in outcome.findings:
-            sys.stdout.write(f"{finding.problem:<8} {printable(finding.path)}  {printable(finding.detail)}\n")
+            sys.stdout.write(f"{finding.problem:<8} {printable(finding.path, '')}  {printable(finding.detail)}\n")
         word = "is good" if outcome.good else f"IS NOT GOOD: {len(outcome.findings)} findings"
         sys.stdout.write(
             f"{trusted.release} {word}; {len(trusted.targets)} files, {trusted.size:,} bytes, version {trusted.version}, "

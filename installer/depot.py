@@ -20,7 +20,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Targets
 
-from engine import durable, tree, verify
+from engine import durable, tree, trust, verify
 from engine.blobs import CHUNK, Blobs
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
@@ -103,19 +103,15 @@ class Depot:
         return sorted(p.name for p in base.iterdir() if not p.name.startswith(".")) if base.is_dir() else []
 
     def pin(self, root_json: Path | None) -> bytes:
-        """The pinned root: the depot's own once it has one, else the given file, which is pinned by this call.
+        """The pinned root: the depot's own once it has one, else the given file; ``import_bundle`` keeps it once it
+        opened a bundle, so that a wrong file does not stay.
 
         Raises:
             InputError: there is none, or the given one is another.
         """
         given = None
         if root_json is not None:
-            try:
-                given = root_json.read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"cannot read the root of trust: {error.strerror}", where=str(root_json), remedy="Check the name."
-                ) from error
+            given = self.root_of_trust(root_json)
         if self.pinned_root.is_file():
             pinned = self.pinned_root.read_bytes()
             if given is not None and given != pinned:
@@ -131,8 +127,21 @@ class Depot:
                 where=str(self.root),
                 remedy="Give --root with the root.json you received on another way than the bundle.",
             )
-        durable.write(self.pinned_root, given)
         return given
+
+    @staticmethod
+    def root_of_trust(path: Path) -> bytes:
+        """A root.json given by hand.
+
+        Raises:
+            InputError: it cannot be read, or is no root metadata by its length alone.
+        """
+        try:
+            return trust.read_root(path)
+        except OSError as error:
+            raise InputError(
+                f"cannot read the root of trust: {error.strerror}", where=str(path), remedy="Check the name."
+            ) from error
 
     def memory(self) -> Memory:
         """What the depot remembers.
@@ -141,6 +150,19 @@ class Depot:
             InputError: nothing was pinned yet.
         """
         return Memory(self.root / "trust", self.pin(None))
+
+    def open(self, bundle: Path, root_json: Path | None, demand: Demand) -> Trusted:
+        """Check a bundle's metadata against what is pinned and remembered; a first root is pinned once it opened a bundle.
+
+        Raises:
+            TrustError: the metadata was refused.
+            InputError: there is no root, or not the pinned one.
+        """
+        pinned = self.pin(root_json)
+        trusted = verify.open_bundle(bundle, pinned, Memory(self.root / "trust", pinned), demand)
+        if not self.pinned_root.is_file():
+            durable.write(self.pinned_root, pinned)
+        return trusted
 
     def import_bundle(
         self, bundle: Path, *, root_json: Path | None = None, demand: Demand = ANY, report: Report | None = None
@@ -157,9 +179,8 @@ class Depot:
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
             with self.exclusive():
-                pinned = self.pin(root_json)
+                trusted = self.open(bundle, root_json, demand)
                 memory = self.memory()
-                trusted = verify.open_bundle(bundle, pinned, memory, demand)
                 final = self.root / "bundles" / trusted.release
                 metadata = _metadata_files(memory, trusted.name)
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]

@@ -62,7 +62,9 @@ def load(path: Path) -> Document:
         raise InputError(
             f"not valid YAML: {error.problem}", where=f"{path}:{line}", remedy="Mend the syntax there."
         ) from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise InputError("nested too deeply", where=str(path), remedy="Flatten it.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         raise InputError(f"not valid YAML: {error}", where=str(path), remedy="Mend the syntax.") from error
     return Document(path, data, lines)
 
@@ -81,6 +83,10 @@ def _index(path: Path, node: yaml.Node | None, key: Key, lines: dict[Key, int], 
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
         for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise InputError(
+                    "a key must be text", where=f"{path}:{name.start_mark.line + 1}", remedy="Mend the key there."
+                )
             if name.value in names:
                 raise InputError(
                     f"the key {name.value!r} stands twice",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine import tree
 from engine.errors import TrustError
+from engine.report import printable
 from engine.trust import Target, Trusted
 
 
@@ -25,7 +26,7 @@ def sources(bundle: Path, trusted: Trusted, missing: list[Target]) -> list[Targe
     for what, paths in (("not as signed", wrong), ("covered by no signature", extra)):
         if paths:
             raise TrustError(
-                f"{len(paths)} files are {what}, first {sorted(paths)[0]}",
+                f"{len(paths)} files are {what}, first {printable(sorted(paths)[0], keep='')}",
                 where=str(bundle),
                 remedy="`appliance verify` lists every such file; copy the bundle again.",
             )

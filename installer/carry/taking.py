@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import durable, tree, verify
+from engine import durable, tree
 from engine.blobs import CHUNK
 from engine.durable import disk_errors
 from engine.errors import InputError, TrustError
@@ -45,8 +45,7 @@ def take_in(
     with disk_errors(depot.root):
         depot.root.mkdir(parents=True, exist_ok=True, mode=0o755)
         with depot.exclusive():
-            pinned = depot.pin(root_json)
-            trusted = verify.open_bundle(volume, pinned, depot.memory(), demand)
+            trusted = depot.open(volume, root_json, demand)
             index = volumes.read_index(volume)
             if (volume / "parity").is_dir():
                 raise InputError(

@@ -199,7 +199,7 @@ def verify(
         return
     table = Table("problem", "file", "detail", box=None)
     for finding in outcome.findings:
-        table.add_row(finding.problem, printable(finding.path), printable(finding.detail))
+        table.add_row(finding.problem, printable(finding.path, keep=""), printable(finding.detail))
     screen.result(data, table)
     if not screen.json_output:
         screen.err.print(
@@ -215,6 +215,7 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     Raises:
         InputError: there is none.
     """
+    from engine import trust
     from engine.errors import InputError
     from installer.cli.options import default_keys
 
@@ -227,7 +228,7 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     )
     for path in candidates:
         try:
-            return path.read_bytes(), str(path)
+            return trust.read_root(path), str(path)
         except OSError:
             continue
     raise InputError(

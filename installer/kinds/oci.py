@@ -54,7 +54,7 @@ def choose(raw: bytes, arch: str) -> str | None:
     data = _load(raw)
     if data.get("mediaType") not in (OCI_INDEX, DOCKER_LIST) and "manifests" not in data:
         return None
-    platforms = {f"sha256:{_blob(m).sha256}": m.get("platform") or {} for m in _list(data, "manifests")}
+    platforms = {f"sha256:{_blob(m).sha256}": _platform(m) for m in _list(data, "manifests")}
     fits = {d: p for d, p in platforms.items() if (p.get("os"), p.get("architecture")) == ("linux", arch)}
     if not fits:
         has = sorted({f"{p.get('os')}/{p.get('architecture')}" for p in platforms.values()})
@@ -126,6 +126,11 @@ def dump(data: dict[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _platform(manifest: dict[str, Any]) -> dict[str, str]:
+    found = manifest.get("platform")
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
 def _is_oci(data: dict[str, Any]) -> bool:
     config = data.get("config")
     named = data.get("mediaType", OCI_MANIFEST) == OCI_MANIFEST  # OCI lets the manifest leave its own type out
@@ -151,7 +156,7 @@ def _plain(descriptor: Any) -> dict[str, Any]:
 def _blob(descriptor: Any) -> Blob:
     if isinstance(descriptor, dict):
         digest, size = descriptor.get("digest"), descriptor.get("size")
-        if isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest) and isinstance(size, int):
+        if isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest) and type(size) is int and size >= 0:
             return Blob(digest.removeprefix("sha256:"), size)
     raise InputError(
         f"the manifest names a blob without SHA-256 and size: {str(descriptor)[:120]}",
@@ -169,7 +174,7 @@ def _list(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def _load(raw: bytes) -> dict[str, Any]:
     try:
         data = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the manifest is not JSON: {error}", remedy="Check what the source serves.") from error
     if not isinstance(data, dict):
         raise InputError("the manifest is not a JSON object", remedy="Check what the source serves.")

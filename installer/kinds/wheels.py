@@ -94,15 +94,23 @@ def _length(downloader: Downloader, url: str) -> int:
 
 
 def metadata_of(wheel: Path) -> bytes:
-    """The METADATA file of a wheel; empty when there is none."""
-    with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            if (
-                info.filename.endswith(".dist-info/METADATA")
-                and info.filename.count("/") == 1
-                and info.file_size <= MAX_METADATA
-            ):
-                return archive.read(info)
+    """The METADATA file of a wheel; empty when there is none.
+
+    Raises:
+        TrustError: not a zip archive, or a damaged one.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for info in archive.infolist():
+                if (
+                    info.filename.endswith(".dist-info/METADATA")
+                    and info.filename.count("/") == 1
+                    and info.file_size <= MAX_METADATA
+                ):
+                    with archive.open(info) as file:
+                        return file.read(MAX_METADATA)
+    except Exception as error:  # zipfile and its decompressors raise a dozen types on bytes of a stranger
+        raise TrustError(f"not a wheel: {error}", where=str(wheel), remedy="Do not use it.") from error
     return b""
 
 
@@ -134,7 +142,7 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         try:
             name, version, _, _ = parse_wheel_filename(filename)
             inside = email.parser.BytesHeaderParser().parsebytes(metadata_of(work.cache.path(artifact.sha256)))
-        except (InvalidWheelFilename, zipfile.BadZipFile, ValueError) as error:
+        except (InvalidWheelFilename, ValueError) as error:
             raise TrustError(
                 f"not a wheel: {error}", where=artifact.path, remedy="Remove it from the definition."
             ) from error

@@ -47,7 +47,7 @@ class Tracker:
 
     def handle(self, event: dict[str, Any]) -> bool:
         """One event of ansible-runner; returns True, which tells the runner to keep it."""
-        data = event.get("event_data") or {}
+        data = _table(event.get("event_data"))
         node = data.get("host", "")
         handler = {
             "runner_on_start": self._start,
@@ -66,7 +66,7 @@ class Tracker:
 
     def _ok(self, node: str, data: dict[str, Any]) -> None:
         state = self.nodes[node]
-        result = data.get("res") or {}
+        result = _table(data.get("res"))
         if result.get("changed"):
             state.changed += 1
             state.changes.append(label(data))
@@ -77,10 +77,10 @@ class Tracker:
     def _failed(self, node: str, data: dict[str, Any]) -> None:
         if data.get("ignore_errors"):
             return
-        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), reason(data.get("res") or {})))
+        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), reason(_table(data.get("res")))))
 
     def _unreachable(self, node: str, data: dict[str, Any]) -> None:
-        said = str((data.get("res") or {}).get("msg", "")).strip()
+        said = str(_table(data.get("res")).get("msg", "")).strip()
         self._fail(
             Failure(node, data.get("task", ""), data.get("role", ""), f"it cannot be reached: {said}", unreachable=True)
         )
@@ -106,15 +106,23 @@ def label(data: dict[str, Any]) -> str:
     return f"{role}: {task}" if role else str(task)
 
 
-def reason(result: dict[str, Any]) -> str:
+def _table(value: Any) -> dict[str, Any]:
+    """A node's answer is what its modules print; only tables are looked into."""
+    return value if isinstance(value, dict) else {}
+
+
+def reason(result: dict[str, Any], *, depth: int = 3) -> str:
     """The words that explain a failed task, from whichever field of a module's result holds them."""
     if CENSORED in result:
         return "the result is hidden because it may hold a secret; run the task on the node to see it"
     if said := _engine_error(str(result.get("stderr", ""))):
         return said
-    items = [r for r in result.get("results", []) if r.get("failed")]
-    if items:
-        return "\n".join(f"{r.get('_ansible_item_label', r.get('item', ''))}: {reason(r)}" for r in items)[-2000:]
+    results = result.get("results")
+    items = [r for r in results if _table(r).get("failed")] if isinstance(results, list) else []
+    if items and depth:
+        return "\n".join(
+            f"{r.get('_ansible_item_label', r.get('item', ''))}: {reason(r, depth=depth - 1)}" for r in items
+        )[-2000:]
     parts = [str(result[k]).strip() for k in ("msg", "stderr", "stdout") if str(result.get(k, "")).strip()]
     text = "\n".join(dict.fromkeys(parts)) or "no reason given"
     return text[-2000:]
@@ -125,5 +133,5 @@ def _engine_error(stderr: str) -> str:
     try:
         error = json.loads(stderr.strip().splitlines()[-1])["error"]
         return str(ApplianceError(error["what"], where=error["where"], remedy=error["remedy"]))
-    except (ValueError, IndexError, KeyError, TypeError):
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
         return ""

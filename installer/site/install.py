@@ -131,10 +131,10 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
             where=str(depot.root),
             remedy="Give --root with the root.json you received on another way than the bundle.",
         )
-    checked = verify.verify(request.bundle, root.read_bytes(), report=report)
+    checked = verify.verify(request.bundle, depot.root_of_trust(root), report=report)
     if not checked.good:
         first = checked.findings[0]
-        raise InputError(
+        raise TrustError(
             f"{len(checked.findings)} files are not as signed, first {first.path} ({first.problem})",
             where=str(request.bundle),
             remedy="`appliance verify` lists every such file.",

@@ -74,10 +74,15 @@ def ask(url: str, model: str, context: ssl.SSLContext) -> str:
     raw = response.read(MAX_ANSWER)
     if response.status != 200:
         raise ValueError(f"status {response.status}: {raw[:300].decode(errors='replace')}")
-    data = json.loads(raw)
-    if data["usage"]["completion_tokens"] < 1:
+    try:
+        data = json.loads(raw)
+        tokens, choice = int(data["usage"]["completion_tokens"]), data["choices"][0]
+        said = str(choice["message"]["content"] or choice.get("finish_reason"))
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("the answer is not that of a chat completion") from error
+    if tokens < 1:
         raise ValueError("the answer holds no token")
-    return str(data["choices"][0]["message"]["content"] or data["choices"][0].get("finish_reason"))
+    return said
 
 
 def _refused(url: str, model: str, context: ssl.SSLContext) -> bool:

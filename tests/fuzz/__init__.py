@@ -1,0 +1,1 @@
+"""What hostile bytes may do to the parsers that run before, or without, trust."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import TrustError
+from engine.report import printable
 
 MAX_PATH = 1024  # bytes; longer names are refused before anything is opened
 MAX_ENTRIES = 250_000  # files and directories of a listing; a bundle has at most 100 000 targets
@@ -80,7 +81,7 @@ def walk(root: Path) -> Iterator[Entry]:
                         if seen > MAX_ENTRIES or len(os.fsencode(path)) > MAX_PATH:
                             raise TrustError(
                                 "there are more files, or longer paths, than a bundle may have",
-                                where=printable(path[:200]),
+                                where=printable(path[:200], ""),
                                 remedy="Give the directory of a bundle; if this is one, do not use it.",
                             )
                         info = entry.stat(follow_symlinks=False)
@@ -100,7 +101,7 @@ def walk(root: Path) -> Iterator[Entry]:
         except OSError as error:
             raise TrustError(
                 f"cannot be listed, or changed while it was read: {error.strerror}",
-                where=printable(str(root / here)),
+                where=printable(str(root / here), ""),
                 remedy="Make sure that nothing else writes there and that it is readable, then try again.",
             ) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ import numpy as np
 import pytest
 from safetensors import numpy
 
+from engine.blobs import Blobs
 from engine.errors import InputError, TrustError, UpstreamError
+from engine.report import Silent
 from installer import lockfile
+from installer.definition import S3
 from installer.kinds import Work, models
+from installer.s3 import Store
 from tests.integration.s3site import BUCKET, REGION, Site, serve
 from tests.integration.test_models import TINY, build, heard, work_for
 
@@ -182,3 +188,35 @@ def test_no_credentials_and_clear_text_are_refused(
 def test_a_definition_has_no_room_for_credentials(place: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="s3"):
         work_for(tmp_path, s3={"endpoint": "https://store.example", "bucket": "models", **place})
+
+
+def test_a_redirect_to_another_host_gets_no_signature_and_no_session_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard_headers: list[dict[str, str]] = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            heard_headers.append(dict(self.headers.items()))
+            self.send_response(302 if self.path.startswith("/models/") else 200)
+            self.send_header("Location", f"http://localhost:{listener.server_port}/else")  # another host by name
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    as_user(monkeypatch, "AKIAEXAMPLE", "the-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "the-session-token")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as listener:
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
+        endpoint = f"http://127.0.0.1:{listener.server_port}"
+        store = Store(S3(endpoint=endpoint, bucket=BUCKET))
+        address = f"{endpoint}/{BUCKET}/x"
+        with store.downloader(Blobs(tmp_path), Silent()).open(address, store.headers(address)):
+            pass
+        listener.shutdown()
+    first, second = heard_headers
+    assert first["X-Amz-Security-Token"] == "the-session-token"
+    assert "the-secret" not in str(first)
+    assert "the-session-token" not in str(second)
+    assert not {"Authorization", "X-Amz-Security-Token"} & second.keys()

@@ -51,7 +51,7 @@ def depot(tmp_path: Path, bundle: Bundle) -> Depot:
     (tmp_path / "root.json").write_bytes(bundle.root)
     depot = Depot(tmp_path / "depot")
     depot.root.mkdir()
-    depot.pin(tmp_path / "root.json")
+    depot.pinned_root.write_bytes(bundle.root)
     return depot
 
 

@@ -111,7 +111,7 @@ def test_a_directory_exchanged_for_a_link_again_and_again_is_never_followed(tmp_
 
 def test_directories_without_end_are_refused_and_not_recursed_into(bundle: Bundle) -> None:
     fd = os.open(bundle.path, os.O_RDONLY)
-    for _ in range(3000):
+    for _ in range(600):  # more bytes than a path may have, and few enough for the test's own clean-up
         os.mkdir("d", dir_fd=fd)
         below = os.open("d", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
@@ -235,7 +235,7 @@ def test_a_bomb_in_a_wheel_is_not_unpacked_and_what_is_no_wheel_is_a_sentence(tm
     "raw", [b'{"manifests": [{"digest": "sha256:%s", "size": -1}]}' % (b"a" * 64), b"[" * 100_000, b"1" * 5000]
 )
 def test_a_hostile_image_manifest_is_a_sentence(raw: bytes) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"without SHA-256|not JSON"):
         oci.choose(raw, "amd64")
 
 

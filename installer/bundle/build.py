@@ -49,6 +49,7 @@ def build(
     passphrase: str,
     days: int,
     now: datetime,
+    builder: str = evidence.provenance.BUILDER,
 ) -> Built:
     """Make ``out/NAME-VERSION``. A killed run leaves only a hidden directory that the next run replaces.
 
@@ -66,7 +67,9 @@ def build(
         for name, kind in KINDS.items():
             kind.check(work, lock.of_kind(name))
         try:
-            built = _assemble(definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now)
+            built = _assemble(
+                definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now, builder=builder
+            )
         except BaseException:
             _remove(staging)
             raise
@@ -84,13 +87,14 @@ def _assemble(
     passphrase: str,
     days: int,
     now: datetime,
+    builder: str,
 ) -> tuple[int, int, int, str]:
     content = staging / "content"
     content.mkdir(parents=True)
     for name, kind in KINDS.items():
         if artifacts := lock.of_kind(name):
             kind.lay_out(work, artifacts, content)
-    evidence.write(lock, work, content)
+    evidence.write(lock, work, content, builder=builder)
     durable.write(content / "manifest.json", manifest(definition, lock))
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")

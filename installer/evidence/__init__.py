@@ -14,11 +14,11 @@ from installer.lockfile import Lock
 DIRECTORIES = ("licences", "provenance")
 
 
-def write(lock: Lock, work: Work, content: Path) -> None:
-    """Write all evidence. The same lock and the same files give the same bytes.
+def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BUILDER) -> None:
+    """Write all evidence. The same lock and the same files give the same bytes. ``builder`` is the builder's URI.
 
     Raises:
         TrustError: an NVIDIA package carries no licence text, so it may not be passed on.
     """
     licences.write(lock, work, content)
-    provenance.write(lock, content)
+    provenance.write(lock, content, builder=builder)

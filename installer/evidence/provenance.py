@@ -17,9 +17,9 @@ BUILD_TYPE = "urn:appliance:build:bundle:v1"
 BUILDER = "urn:appliance:builder"
 
 
-def write(lock: Lock, content: Path) -> None:
+def write(lock: Lock, content: Path, *, builder: str = BUILDER) -> None:
     """Write the statement of ``lock``."""
-    text = json.dumps(statement(lock), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(statement(lock, builder=builder), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     durable.write(content / "provenance" / "bundle.intoto.json", text)
 
 

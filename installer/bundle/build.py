@@ -14,6 +14,7 @@ from pathlib import Path
 from engine import durable
 from engine.durable import disk_errors
 from engine.errors import ResourceError, TrustError
+from installer import evidence
 from installer.bundle import readme
 from installer.bundle.lock import KINDS
 from installer.definition import Definition
@@ -48,6 +49,7 @@ def build(
     passphrase: str,
     days: int,
     now: datetime,
+    builder: str = evidence.provenance.BUILDER,
 ) -> Built:
     """Make ``out/NAME-VERSION``. A killed run leaves only a hidden directory that the next run replaces.
 
@@ -65,7 +67,9 @@ def build(
         for name, kind in KINDS.items():
             kind.check(work, lock.of_kind(name))
         try:
-            built = _assemble(definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now)
+            built = _assemble(
+                definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now, builder=builder
+            )
         except BaseException:
             _remove(staging)
             raise
@@ -83,12 +87,14 @@ def _assemble(
     passphrase: str,
     days: int,
     now: datetime,
+    builder: str,
 ) -> tuple[Signed, int, int, str]:
     content = staging / "content"
     content.mkdir(parents=True)
     for name, kind in KINDS.items():
         if artifacts := lock.of_kind(name):
             kind.lay_out(work, artifacts, content)
+    evidence.write(lock, work, content, builder=builder)
     durable.write(content / "manifest.json", manifest(definition, lock))
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")
@@ -129,6 +135,8 @@ def _labels(lock: Lock) -> sign.LabelOf:
         if artifact := by_path.get(path):
             return Label(artifact.kind, artifact.profiles, artifact.licence, artifact.source)
         parts = path.split("/")
+        if parts[0] == "content" and parts[1] in evidence.DIRECTORIES:
+            return Label("evidence", ())  # for people; no node fetches it
         for depth in range(len(parts) - 1, 0, -1):
             prefix = "/".join(parts[:depth]) + "/"
             if beside := {p for known, a in by_path.items() if known.startswith(prefix) for p in a.profiles}:

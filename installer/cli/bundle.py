@@ -77,6 +77,9 @@ def build(
     cache: Cache,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the bundle directory is made.")] = Path("dist"),
     expires_days: Annotated[int, typer.Option(help="Days until the bundle's metadata expires.", min=1)] = 365,
+    builder_id: Annotated[
+        str, typer.Option(help="URI that names this builder in the provenance.")
+    ] = "urn:appliance:builder",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; change nothing.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -124,7 +127,15 @@ def build(
         work = Work(parsed, definition_file.resolve().parent, blobs, screen, apt_key=(store.apt_key, secret_file))
         building.require_space(out, locked.artifacts, work)
         built = building.build(
-            parsed, locked, work, out, keys=store, passphrase=secret, days=expires_days, now=datetime.now(UTC)
+            parsed,
+            locked,
+            work,
+            out,
+            keys=store,
+            passphrase=secret,
+            days=expires_days,
+            now=datetime.now(UTC),
+            builder=builder_id,
         )
     screen.result(
         {

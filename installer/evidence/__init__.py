@@ -1,0 +1,24 @@
+"""Evidence for people: licence texts and provenance that every bundle carries below ``content``.
+
+Nodes never fetch it: its targets belong to no profile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from installer.evidence import licences, provenance
+from installer.kinds import Work
+from installer.lockfile import Lock
+
+DIRECTORIES = ("licences", "provenance")
+
+
+def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BUILDER) -> None:
+    """Write all evidence. The same lock and the same files give the same bytes. ``builder`` is the builder's URI.
+
+    Raises:
+        TrustError: an NVIDIA package carries no licence text, so it may not be passed on.
+    """
+    licences.write(lock, work, content)
+    provenance.write(lock, content, builder=builder)

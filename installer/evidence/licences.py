@@ -1,0 +1,121 @@
+"""``licences/``: each licence text once, named by its hash, and an index of which artifact has which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine import durable
+from engine.errors import TrustError
+from installer.evidence import texts
+from installer.evidence.texts import Found
+from installer.kinds import Work
+from installer.lockfile import Artifact, Lock
+
+# NVIDIA's agreements allow passing on unmodified packages if the agreement reaches every recipient.
+NVIDIA = re.compile(r"^(nvidia-|libnvidia-|cuda-|libcu(blas|dnn|fft|rand|solver|sparse)|libnccl)")
+DEVELOPER_TOOL = re.compile(r"nvcc|^cuda-(toolkit|compiler|nvprof|gdb)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one artifact's licence. ``texts`` are SHA-256 of files in ``licences/texts``."""
+
+    path: str
+    kind: str
+    name: str
+    version: str
+    licence: str
+    texts: tuple[str, ...]
+
+
+def write(lock: Lock, work: Work, content: Path) -> None:
+    """Write texts, ``index.json`` and ``index.txt``.
+
+    Raises:
+        TrustError: an NVIDIA package carries no licence text.
+    """
+    found = {a.path: _read(a, work) for a in lock.artifacts}
+    entries = index(lock.artifacts, found)
+    require_nvidia(entries)
+    for text in {t.data: t for f in found.values() for t in f.texts}.values():
+        durable.write(content / "licences" / "texts" / f"{_sha256(text.data)}.txt", text.data)
+    data = {
+        "artifacts": [asdict(e) for e in entries],
+        "unknown": [e.path for e in entries if unknown(e)],
+        "ask_before_redistribution": [e.path for e in entries if developer_tool(e)],
+    }
+    durable.write(content / "licences" / "index.json", json.dumps(data, indent=1, sort_keys=True) + "\n")
+    durable.write(content / "licences" / "index.txt", readable(entries))
+
+
+def _read(artifact: Artifact, work: Work) -> Found:
+    file = work.cache.path(artifact.sha256)
+    if artifact.kind in ("wheels", "installer"):
+        return texts.of_wheel(file)
+    if artifact.kind == "debs":
+        return texts.of_deb(file)
+    return texts.of_model_file(artifact.path, file) if artifact.kind == "models" else Found()
+
+
+def index(artifacts: tuple[Artifact, ...], found: dict[str, Found]) -> list[Entry]:
+    """An entry for every artifact; files of a model share its texts, packages those that they link to."""
+    debs = {a.name: found[a.path] for a in artifacts if a.kind == "debs"}
+    models: dict[str, list[texts.Text]] = {}
+    for a in artifacts:
+        if a.kind == "models":
+            models.setdefault(a.group, []).extend(found[a.path].texts)
+    entries = []
+    for a in artifacts:
+        mine = list(found[a.path].texts) + [t for link in found[a.path].links for t in debs.get(link, Found()).texts]
+        hashes = {_sha256(t.data) for t in (models[a.group] if a.kind == "models" else mine)}
+        entries.append(Entry(a.path, a.kind, a.name, a.version, a.licence, tuple(sorted(hashes))))
+    return entries
+
+
+def require_nvidia(entries: list[Entry]) -> None:
+    """NVIDIA's packages cross only with their agreement.
+
+    Raises:
+        TrustError: names those without one.
+    """
+    if bare := [e.path for e in entries if nvidia(e) and not e.texts]:
+        raise TrustError(
+            f"NVIDIA packages without their licence text: {', '.join(bare)}",
+            remedy="NVIDIA allows redistribution only with its agreement; take packages that carry it.",
+        )
+
+
+def nvidia(entry: Entry) -> bool:
+    """Whether a wheel or package is named like NVIDIA's."""
+    return entry.kind in ("wheels", "debs") and bool(NVIDIA.match(entry.name.lower()))
+
+
+def developer_tool(entry: Entry) -> bool:
+    """Compilers and the like, which NVIDIA's terms do not list as redistributable."""
+    return nvidia(entry) and bool(DEVELOPER_TOOL.search(entry.name.lower()))
+
+
+def unknown(entry: Entry) -> bool:
+    """Neither a declared licence nor a text."""
+    return not entry.licence and not entry.texts
+
+
+def readable(entries: list[Entry]) -> str:
+    """The index for people; what is unknown comes first."""
+    lines = ["Licences of this bundle", "", "Texts are in texts/, each named by its SHA-256.", ""]
+    bad = [e for e in entries if unknown(e)]
+    lines += [f"Artifacts of unknown licence: {len(bad)}", *(f"  {e.path}" for e in bad), ""]
+    if tools := [e for e in entries if developer_tool(e)]:
+        lines += ["NVIDIA developer tools: ask NVIDIA before passing them on", *(f"  {e.path}" for e in tools), ""]
+    for e in entries:
+        lines.append(f"{e.path}\n  {e.name} {e.version}: {e.licence or ('see text' if e.texts else 'unknown')}")
+        lines += [f"  texts/{t}.txt" for t in e.texts]
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

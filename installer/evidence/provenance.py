@@ -1,0 +1,46 @@
+"""``provenance/bundle.intoto.json``: SLSA v1 provenance in an in-toto Statement v1.
+
+It claims what a lone builder may (build level 1); its signature is the bundle's own, like that of every target.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine import durable
+from installer.lockfile import Lock
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:appliance:build:bundle:v1"
+BUILDER = "urn:appliance:builder"
+
+
+def write(lock: Lock, content: Path, *, builder: str = BUILDER) -> None:
+    """Write the statement of ``lock``."""
+    text = json.dumps(statement(lock, builder=builder), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    durable.write(content / "provenance" / "bundle.intoto.json", text)
+
+
+def statement(lock: Lock, *, builder: str = BUILDER) -> dict[str, object]:
+    """Subjects are all artifacts, dependencies the addresses they were locked from. Holds no time of day."""
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": f"content/{a.path}", "digest": {"sha256": a.sha256}} for a in lock.artifacts],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "name": lock.name,
+                    "version": lock.version,
+                    "definition_sha256": lock.definition_sha256,
+                },
+                "resolvedDependencies": [
+                    {"uri": a.source, "name": a.path, "digest": {"sha256": a.sha256}} for a in lock.artifacts
+                ],
+            },
+            "runDetails": {"builder": {"id": builder}},
+        },
+    }

@@ -65,3 +65,31 @@ def copy_piece(bundle: Path, target: Target, index: int, destination: Path, adva
             where=target.path,
             remedy="Do not use this medium; copy the bundle again.",
         )
+
+
+def read_target(bundle: Path, target: Target, limit: int) -> bytes:
+    """A small signed file in memory, hashed before anybody looks at it.
+
+    Args:
+        limit: bytes; a longer file is refused unread.
+
+    Raises:
+        TrustError: too long, missing, or not as signed.
+    """
+    refused = f"longer than {limit:,} bytes" if target.size > limit else ""
+    data = b""
+    if not refused:
+        try:
+            with tree.open_beneath(bundle, target.path) as file:
+                data = file.read(target.size + 1)
+        except FileNotFoundError:
+            refused = "missing"
+    if not refused and hashlib.sha256(data).hexdigest() != target.sha256:
+        refused = "not as signed"
+    if refused:
+        raise TrustError(
+            f"the file is {refused}",
+            where=target.path,
+            remedy="`appliance verify` lists every file that is not as signed.",
+        )
+    return data

@@ -14,7 +14,23 @@ from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import bundle, carry, certs, compat, debs, depot, install, keys, kit, lab, model, sign, site, trust
+from installer.cli import (
+    bundle,
+    carry,
+    certs,
+    compat,
+    debs,
+    depot,
+    evidence,
+    install,
+    keys,
+    kit,
+    lab,
+    model,
+    sign,
+    site,
+    trust,
+)
 from installer.cli.screen import Screen
 
 EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
@@ -41,6 +57,8 @@ for command in (
     bundle.verify,
     bundle.inspect,
     bundle.schema,
+    evidence.sbom,
+    evidence.page,
     carry.diff,
     carry.delta,
     carry.split,

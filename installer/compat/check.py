@@ -11,6 +11,7 @@ from engine.errors import InputError
 from installer.compat import cuda, driver, gpu, platform
 from installer.compat.facts import Deb, Facts, Finding, Rule, Wheel
 from installer.definition import Definition
+from installer.kinds import debevidence
 from installer.lockfile import Artifact, Lock
 
 # The order in which a person reads them: what cannot load at all comes first.
@@ -33,7 +34,11 @@ def gather(definition: Definition, lock: Lock, today: date) -> Facts:
     return Facts(
         definition.target,
         tuple(_wheel(a) for a in lock.artifacts if a.path.endswith(".whl")),
-        tuple(Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2]) for a in lock.of_kind("debs")),
+        tuple(
+            Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2])
+            for a in lock.of_kind("debs")
+            if not debevidence.is_evidence(a)
+        ),
         today,
     )
 

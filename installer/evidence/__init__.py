@@ -1,4 +1,4 @@
-"""Evidence for people: licence texts and provenance that every bundle carries below ``content``.
+"""Evidence for people: licence texts, provenance and a bill of materials that every bundle carries below ``content``.
 
 Nodes never fetch it: its targets belong to no profile.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from installer.evidence import licences, provenance
+from installer.evidence import licences, provenance, sbom
 from installer.kinds import Work
 from installer.lockfile import Lock
 
-DIRECTORIES = ("licences", "provenance")
+DIRECTORIES = ("licences", "provenance", "sbom")
 
 
 def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BUILDER) -> None:
@@ -22,3 +22,4 @@ def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BU
     """
     licences.write(lock, work, content)
     provenance.write(lock, content, builder=builder)
+    sbom.write(work.definition, lock, content, work.epoch)

@@ -12,11 +12,13 @@ from engine import durable
 from engine.errors import TrustError
 from installer.evidence import texts
 from installer.evidence.texts import Found
-from installer.kinds import Work
+from installer.kinds import Work, debevidence
 from installer.lockfile import Artifact, Lock
 
 # NVIDIA's agreements allow passing on unmodified packages if the agreement reaches every recipient.
 NVIDIA = re.compile(r"^(nvidia-|libnvidia-|cuda-|libcu(blas|dnn|fft|rand|solver|sparse)|libnccl)")
+# Some of its packages are under open licences, which need no agreement to be passed on.
+OPEN = re.compile(r"\b(BSD|MIT|Apache|MPL|ISC|GPL)", re.IGNORECASE)
 DEVELOPER_TOOL = re.compile(r"nvcc|^cuda-(toolkit|compiler|nvprof|gdb)")
 
 
@@ -38,9 +40,10 @@ def write(lock: Lock, work: Work, content: Path) -> None:
     Raises:
         TrustError: an NVIDIA package carries no licence text.
     """
-    found = {a.path: _read(a, work) for a in lock.artifacts}
-    entries = index(lock.artifacts, found)
-    require_nvidia(entries)
+    artifacts = tuple(a for a in lock.artifacts if not debevidence.is_evidence(a))
+    found = {a.path: _read(a, work) for a in artifacts}
+    entries = index(artifacts, found)
+    require_nvidia([e for e in entries if not found[e.path].empty])
     for text in {t.data: t for f in found.values() for t in f.texts}.values():
         durable.write(content / "licences" / "texts" / f"{_sha256(text.data)}.txt", text.data)
     data = {
@@ -82,7 +85,7 @@ def require_nvidia(entries: list[Entry]) -> None:
     Raises:
         TrustError: names those without one.
     """
-    if bare := [e.path for e in entries if nvidia(e) and not e.texts]:
+    if bare := [e.path for e in entries if nvidia(e) and not e.texts and not OPEN.search(e.licence)]:
         raise TrustError(
             f"NVIDIA packages without their licence text: {', '.join(bare)}",
             remedy="NVIDIA allows redistribution only with its agreement; take packages that carry it.",

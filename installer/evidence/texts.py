@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from engine.errors import TrustError
 MAX_TEXT = 2 << 20  # bytes of one licence text; the longest real ones are some hundred kilobytes
 MAX_TEXTS = 500  # of one artifact
 NAMES = re.compile(r"(licen[cs]e|copying|copyright|notice|use_policy|eula)", re.IGNORECASE)
-WHEEL_PLACE = re.compile(r"^[^/]+\.dist-info/(licenses/.+|[^/]+)$")
+IN_PACKAGE = re.compile(r"(licen[cs]e|copying|notice|eula)([-_.][^/]*)?", re.IGNORECASE)  # a whole file name
+DIST_INFO = re.compile(r"^[^/]+\.dist-info/(licenses/.+|[^/]+)$")
+CODE = (".py", ".pyi", ".pyc", ".so", ".h", ".json")  # modules that are called licence are not licences
 COPYRIGHT = re.compile(r"^usr/share/doc/([^/]+)/copyright$")
 DOC = re.compile(r"^usr/share/doc/([^/]+)$")
 
@@ -31,28 +34,51 @@ class Text:
 
 @dataclass(frozen=True)
 class Found:
-    """What an artifact holds: its texts, and packages to whose texts it links."""
+    """What an artifact holds: its texts, packages to whose texts it links; ``empty`` when it only names others."""
 
     texts: tuple[Text, ...] = ()
     links: tuple[str, ...] = ()
+    empty: bool = False
 
 
 def of_wheel(wheel: Path) -> Found:
-    """Texts below ``dist-info``. Links and files over ``MAX_TEXT`` are passed over."""
+    """Texts below ``dist-info``, and those that packages carry beside their code. Links and files over ``MAX_TEXT`` are passed over.
+
+    Raises:
+        TrustError: the wheel is damaged or encrypted.
+    """
     texts: list[Text] = []
-    with zipfile.ZipFile(wheel) as archive:
-        for info in sorted(archive.infolist(), key=lambda i: i.filename):
-            place = WHEEL_PLACE.match(info.filename)
-            if not place or info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
-                continue
-            inside = place[1]
-            if not (inside.startswith("licenses/") or NAMES.match(inside)):
-                continue
-            with archive.open(info) as file:  # the size that the archive claims may be a lie
-                data = file.read(MAX_TEXT + 1)
-            if len(data) <= MAX_TEXT and len(texts) < MAX_TEXTS:
-                texts.append(Text(inside, data))
-    return Found(tuple(texts))
+    empty = True
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for info in sorted(archive.infolist(), key=lambda i: i.filename):
+                empty = empty and ".dist-info/" in info.filename
+                name = _text_name(info)
+                if not name or len(texts) >= MAX_TEXTS:
+                    continue
+                with archive.open(info) as file:  # the size that the archive claims may be a lie
+                    data = file.read(MAX_TEXT + 1)
+                if len(data) <= MAX_TEXT:
+                    texts.append(Text(name, data))
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        raise TrustError(
+            f"the wheel's licence texts cannot be read: {error}",
+            where=wheel.name,
+            remedy="Lock again from a sound source.",
+        ) from error
+    return Found(tuple(texts), empty=empty)
+
+
+def _text_name(info: zipfile.ZipInfo) -> str:
+    """The name of a licence text; empty when the entry is none."""
+    climbs = any(part in ("", ".", "..") for part in info.filename.split("/"))
+    if climbs or info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+        return ""
+    place = DIST_INFO.match(info.filename)
+    if place:
+        return place[1] if place[1].startswith("licenses/") or NAMES.match(place[1]) else ""
+    base = info.filename.rsplit("/", 1)[-1]
+    return info.filename if IN_PACKAGE.fullmatch(base) and not base.lower().endswith(CODE) else ""
 
 
 def of_deb(deb: Path) -> Found:

@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from engine import durable, tree
-from engine.errors import InputError, TrustError
+from engine import durable
+from engine.copying import read_target
+from engine.errors import InputError
 from engine.process import run
-from engine.trust import Target
 from engine.verify import open_bundle
 from installer.trust import signer
 from installer.trust.keys import KeyStore
@@ -39,6 +39,7 @@ IDENTITY = "appliance"
 NAMESPACE = "appliance-starting-kit"  # a signature made for the kit counts for nothing else, and the other way round
 NEEDED = ("appliance_engine", "securesystemslib", "tuf", "urllib3")
 BELOW = "content/installer/node/"
+MAX_WHEEL = 8 << 20  # bytes; the largest is half a megabyte
 
 SCRIPT = """#!/bin/sh
 # Check a bundle. First check this kit itself, as README.txt says: a script cannot vouch for itself.
@@ -165,7 +166,7 @@ def _wheels(bundle: Path, root: bytes) -> dict[str, bytes]:
     for target in trusted.targets.values():
         name = target.path.removeprefix(BELOW)
         if target.path.startswith(BELOW) and name.endswith("-none-any.whl") and name.split("-")[0].lower() in NEEDED:
-            found[name] = _read(bundle, target)
+            found[name] = read_target(bundle, target, MAX_WHEEL)
     have = {name.split("-")[0].lower() for name in found}
     if have != set(NEEDED):
         raise InputError(
@@ -174,14 +175,6 @@ def _wheels(bundle: Path, root: bytes) -> dict[str, bytes]:
             remedy="Take a bundle that was built from this source tree.",
         )
     return found
-
-
-def _read(bundle: Path, target: Target) -> bytes:
-    with tree.open_beneath(bundle, target.path) as file:
-        data: bytes = file.read(target.size + 1)
-    if hashlib.sha256(data).hexdigest() != target.sha256:
-        raise TrustError("not as signed", where=target.path, remedy="`appliance verify` lists every such file.")
-    return data
 
 
 def _openssh(key: Ed25519PrivateKey) -> str:

@@ -60,14 +60,27 @@ def read_tar(members: list[tuple[str, bytes | str]]) -> Found:
         return texts._of_tar(archive)
 
 
-def test_a_wheels_texts_are_found_in_both_places(tmp_path: Path) -> None:
-    found = texts.of_wheel(
-        wheel(
-            tmp_path / "a.whl",
-            {"a-1.dist-info/licenses/MIT.txt": b"mit", "a-1.dist-info/License.txt": b"eula", "a/LICENSE": b"not here"},
-        )
-    )
-    assert {t.data for t in found.texts} == {b"mit", b"eula"}
+def test_a_wheels_texts_are_found_wherever_wheels_have_them(tmp_path: Path) -> None:
+    files = {
+        "a-1.dist-info/licenses/MIT.txt": b"mit", "a-1.dist-info/License.txt": b"eula", "a/LICENSE": b"vendored",
+        "a/_vendor/b/NOTICE.md": b"notice", "a/license.py": b"code", "a/licenses_of_all.so": b"code", "a/data.txt": b"data",
+    }  # fmt: skip
+    found = texts.of_wheel(wheel(tmp_path / "a.whl", files))
+    assert {t.data for t in found.texts} == {b"mit", b"eula", b"vendored", b"notice"}
+    assert not found.empty
+
+
+def test_a_wheel_that_only_names_others_is_empty(tmp_path: Path) -> None:
+    assert texts.of_wheel(wheel(tmp_path / "a.whl", {"a-1.dist-info/METADATA": b"Name: a"})).empty
+
+
+def test_a_damaged_wheel_is_one_sentence(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "a.whl", {"a-1.dist-info/LICENSE": b"x" * 3000})
+    data = bytearray(path.read_bytes())
+    data[60:70] = b"\xff" * 10
+    path.write_bytes(data)
+    with pytest.raises(TrustError, match="licence texts cannot be read"):
+        texts.of_wheel(path)
 
 
 def test_a_text_that_inflates_beyond_the_limit_is_passed_over(tmp_path: Path) -> None:
@@ -130,6 +143,8 @@ def test_an_nvidia_package_without_its_agreement_is_refused() -> None:
     with pytest.raises(TrustError, match="wheels/nvidia-cublas"):
         licences.require_nvidia(licences.index((a,), {a.path: Found()}))
     licences.require_nvidia(licences.index((a,), {a.path: Found((Text("License.txt", b"eula"),))}))
+    free = artifact("nvidia-ml-py", licence="BSD")
+    licences.require_nvidia(licences.index((free,), {free.path: Found()}))
 
 
 def test_provenance_names_every_artifact_and_no_time() -> None:

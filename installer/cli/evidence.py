@@ -1,0 +1,117 @@
+"""Commands for those who answer for what crosses: sbom, page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from installer.cli.bundle import pinned_root
+from installer.cli.options import screen_of
+from installer.cli.screen import size
+
+if TYPE_CHECKING:
+    from installer.evidence.contents import Change
+
+RootFile = Annotated[Path | None, typer.Option("--root", help="Pinned root of trust (root.json).")]
+KeysDir = Annotated[Path | None, typer.Option("--keys", help="On the builder: take root.json from this key directory.")]
+
+
+def sbom(
+    ctx: typer.Context,
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Bundle; two with --diff, the older first.", metavar="BUNDLE...")
+    ],
+    diff: Annotated[
+        bool, typer.Option("--diff", help="What was added, removed or changed between two bundles.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the bill of materials to.")] = None,
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Print a bundle's CycloneDX bill of materials, or what differs between those of two bundles.
+
+    Signatures are checked first, and the bill is compared with its signed hash.
+
+    \b
+    Examples:
+      appliance sbom dist/ours-1.0.0 --out ours.cdx.json
+      appliance sbom --diff dist/ours-1.0.0 dist/ours-1.1.0
+    """
+    import json
+
+    from engine import durable
+    from engine.errors import InputError
+    from installer.evidence import contents
+
+    screen = screen_of(ctx)
+    pinned, _ = pinned_root(root, keys)
+    if len(bundles) != (2 if diff else 1):
+        raise InputError(f"{len(bundles)} bundles are given", remedy="Give one, or two with --diff.")
+    if diff:
+        old, new = (contents.read(b, pinned) for b in bundles)
+        found = contents.changes(old.lock, new.lock)
+        data = {"old": old.trusted.release, "new": new.trusted.release, "changes": [_document(c) for c in found]}
+        screen.result(data, _table(found, f"{old.trusted.release} → {new.trusted.release}"))
+        return
+    text = contents.sbom(bundles[0], pinned)
+    if out:
+        durable.write(out, text)
+        screen.result({"sbom": str(out), "size": len(text)}, f"Wrote {out}, {size(len(text))}")
+    else:
+        screen.result(json.loads(text), text.decode())
+
+
+def page(
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
+    against: Annotated[Path | None, typer.Option(help="An older bundle, to show the changes.")] = None,
+    root: RootFile = None,
+    keys: KeysDir = None,
+) -> None:
+    """Write one HTML page about a bundle, for a change board: contents, sizes, licences, remarks, changes.
+
+    It needs no network and holds no script; open it in any browser or print it.
+
+    Example: appliance page dist/ours-1.1.0 --against dist/ours-1.0.0 --out ours-1.1.0.html
+    """
+    from engine import durable
+    from installer.evidence import contents
+    from installer.evidence import page as pages
+
+    pinned, _ = pinned_root(root, keys)
+    new = contents.read(bundle, pinned)
+    old = contents.read(against, pinned) if against else None
+    changes = contents.changes(old.lock, new.lock) if old else None
+    html = pages.render(new, changes, old.trusted.release if old else "")
+    durable.write(out, html)
+    screen_of(ctx).result(
+        {"page": str(out), "size": len(html), "changes": None if changes is None else len(changes)},
+        f"Wrote {out}, {size(len(html.encode()))}",
+    )
+
+
+def _document(change: Change) -> dict[str, Any]:
+    sides = {n: a.model_dump(mode="json") if a else None for n, a in (("old", change.old), ("new", change.new))}
+    return {"what": change.what, "kind": change.kind, "name": change.name, "fields": list(change.fields), **sides}
+
+
+def _table(found: list[Change], caption: str):  # type: ignore[no-untyped-def]  # a lazily imported rich table
+    from rich.table import Table
+
+    table = Table(
+        "", "kind", "name", "old", "new", "licence", "size", box=None, caption=f"{caption}: {len(found)} changes"
+    )
+    for change in found:
+        some = change.new or change.old
+        assert some is not None  # noqa: S101  one of the two is there
+        licence = (
+            f"{change.old.licence or 'unknown'} → {change.new.licence or 'unknown'}"
+            if "licence" in change.fields and change.old and change.new
+            else ""
+        )
+        sides = [a.version or a.sha256[:12] if a else "" for a in (change.old, change.new)]
+        table.add_row(change.what, change.kind, change.name, *sides, licence, size(some.size))
+    return table

@@ -1,0 +1,110 @@
+"""What a bundle says of itself, read after its signatures and hashes were checked, and what changed between two."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.copying import read_target
+from engine.errors import TrustError
+from engine.trust import Trusted
+from engine.verify import open_bundle
+from installer.lockfile import Artifact, Lock
+
+MANIFEST, LICENCES, SBOM = "content/manifest.json", "content/licences/index.json", "content/sbom/bundle.cdx.json"
+LIMIT = 64 << 20  # bytes of any of these; 20 000 artifacts are 12 MB
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A bundle's own account: signed metadata, definition, lock, and its index of licences (empty where it has none)."""
+
+    trusted: Trusted
+    definition: dict[str, Any]
+    lock: Lock
+    licences: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One artifact that was added, removed or changed. ``fields`` name what differs; sizes in bytes."""
+
+    what: str
+    kind: str
+    name: str
+    old: Artifact | None
+    new: Artifact | None
+    fields: tuple[str, ...] = ()
+
+
+def read(bundle: Path, pinned_root: bytes) -> Contents:
+    """Open a bundle and read its account.
+
+    Raises:
+        TrustError: the metadata or one of these files was refused.
+    """
+    trusted = open_bundle(bundle, pinned_root)
+    manifest = _json(bundle, trusted, MANIFEST)
+    try:
+        lock = Lock.model_validate(manifest.get("lock"))
+    except ValidationError as error:
+        raise TrustError(
+            f"the manifest's lock is not ours: {error.error_count()} mistakes", where=MANIFEST,
+            remedy="It was made by another version of appliance; use that one.",
+        ) from error  # fmt: skip
+    licences = _json(bundle, trusted, LICENCES) if LICENCES in trusted.targets else {}
+    return Contents(trusted, dict(manifest.get("definition") or {}), lock, licences)
+
+
+def sbom(bundle: Path, pinned_root: bytes) -> bytes:
+    """The bundle's bill of materials, as signed.
+
+    Raises:
+        TrustError: it has none, or it was refused.
+    """
+    trusted = open_bundle(bundle, pinned_root)
+    if SBOM not in trusted.targets:
+        raise TrustError("the bundle has no bill of materials", where=SBOM, remedy="Build it again with this version.")
+    return read_target(bundle, trusted.targets[SBOM], LIMIT)
+
+
+def _json(bundle: Path, trusted: Trusted, path: str) -> dict[str, Any]:
+    if path not in trusted.targets:
+        raise TrustError("the bundle does not have it", where=path, remedy="Build the bundle again with this version.")
+    data: dict[str, Any] = json.loads(read_target(bundle, trusted.targets[path], LIMIT))
+    return data
+
+
+def changes(old: Lock, new: Lock) -> list[Change]:
+    """What differs between two locks, by kind and name. Pure.
+
+    A wheel or package is the same one by its group and name, whatever its version; files of models and images by their path.
+    """
+    before, after = _by_name(old), _by_name(new)
+    found = []
+    for key in sorted({*before, *after}):
+        one, two = before.get(key), after.get(key)
+        if one and two:
+            fields = tuple(
+                f for f in ("version", "sha256", "size", "licence", "source") if getattr(one, f) != getattr(two, f)
+            )
+            if fields:
+                found.append(Change("changed", key[0], key[2], one, two, fields))
+        else:
+            found.append(Change("added" if two else "removed", key[0], key[2], one, two))
+    return found
+
+
+def _by_name(lock: Lock) -> dict[tuple[str, str, str], Artifact]:
+    found: dict[tuple[str, str, str], Artifact] = {}
+    for a in lock.artifacts:
+        named = a.kind in ("wheels", "installer", "debs") and a.group != "evidence"
+        key = (a.kind, a.group, a.name if named else a.path)
+        if key in found:  # two versions of one package, which a closure may hold
+            key = (a.kind, a.group, a.path)
+        found[key] = a
+    return found

@@ -2,6 +2,7 @@
 
     roots/N.root.json   every root since the pinned one, each signed by the one before it
     names/NAME/         python-tuf's state for the bundles of that name: older ones are refused
+    versions.json       the newest version seen of each name; python-tuf takes damaged state for none, this does not
     clock.json          the latest time seen
     overrides.log       every time an operator said that older is meant, with the reason; one JSON document a line
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root
 from tuf.ngclient.fetcher import FetcherInterface
 
 from engine import clock, durable, trust
@@ -84,11 +85,31 @@ class Memory:
         return sorted(p.name for p in base.iterdir()) if base.is_dir() else []
 
     def version(self, name: str) -> int:
-        """The newest version seen of a name; 0 when none was."""
+        """The newest version seen of a name; 0 when none was.
+
+        Raises:
+            TrustError: the record is damaged; guessing would undo what it is for.
+        """
+        return self._versions().get(name, 0)
+
+    def _versions(self) -> dict[str, int]:
+        path = self.directory / "versions.json"
         try:
-            return Metadata[Targets].from_bytes((self.state(name) / "targets.json").read_bytes()).signed.version
-        except OSError:
-            return 0
+            return {str(name): int(version) for name, version in json.loads(path.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise TrustError(
+                "cannot read which versions were seen", where=str(path),
+                remedy="Put the file back from a backup, or delete it and give --minimum-version from the release note once.",
+            ) from error  # fmt: skip
+
+    def _remember(self, name: str, version: int) -> None:
+        versions = self._versions()
+        if versions.get(name) != version:
+            durable.write(
+                self.directory / "versions.json", json.dumps({**versions, name: version}, sort_keys=True) + "\n"
+            )
 
     def refresh(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY, where: str = "") -> Trusted:
         """Check the metadata that ``fetcher`` finds at ``url`` and remember it.
@@ -114,6 +135,12 @@ class Memory:
                 where=where or url,
                 remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
             )
+        elif first.version < (seen := self.version(first.name)):
+            raise TrustError(
+                f"the metadata is older than what was trusted before (version {first.version}, {seen} was seen)",
+                where=where or url,
+                remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
+            )
         state = self.state(first.name)
         trusted = trust.refresh(fetcher=fetcher, url=url, state=state, pinned_root=self.newest_root(), where=where)
         if trusted.name != first.name:
@@ -122,6 +149,7 @@ class Memory:
                 remedy="Check the medium or the depot, and run the command again.",
             )  # fmt: skip
         self._keep_roots(state)
+        self._remember(trusted.name, trusted.version)
         clock.remember(self.clock_file, now)
         return trusted
 
@@ -164,7 +192,8 @@ class Memory:
             "reason": reason,
         }
         _append(self.overrides, json.dumps(line, ensure_ascii=False))
-        shutil.rmtree(self.state(older.name))
+        self._remember(older.name, older.version)
+        shutil.rmtree(self.state(older.name), ignore_errors=True)
 
     def _keep_roots(self, state: Path) -> None:
         """What python-tuf verified for one name holds for all."""

@@ -196,6 +196,32 @@ def test_rollback_of_a_machine_without_memory_is_refused_by_the_minimum_it_is_gi
     assert reinstalled.names() == []
 
 
+@pytest.mark.parametrize("damage", ["targets.json", "timestamp.json", "all"])
+def test_rollback_is_refused_although_the_newest_metadata_were_damaged_or_lost(
+    tmp_path: Path, keys: MemoryKeys, memory: Memory, damage: str
+) -> None:
+    """python-tuf takes damaged state for none; the record of versions does not forget with it."""
+    old = release(tmp_path, keys, "1.0.0", now=NOW - timedelta(hours=1))
+    seen(release(tmp_path, keys, "1.1.0"), memory)
+    if damage == "all":
+        shutil.rmtree(memory.state("demo"))
+    else:
+        (memory.state("demo") / damage).write_bytes(b"{")
+    with pytest.raises(TrustError, match="older"):
+        seen(old, memory)
+    assert seen(release(tmp_path, keys, "1.2.0", now=NOW + timedelta(seconds=1)), memory).release == "demo-1.2.0"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"demo": "x"}', "null"])
+def test_a_damaged_record_of_versions_is_not_guessed(
+    tmp_path: Path, keys: MemoryKeys, memory: Memory, text: str
+) -> None:
+    seen(release(tmp_path, keys, "1.1.0"), memory)
+    (memory.directory / "versions.json").write_text(text)
+    with pytest.raises(TrustError, match="cannot read which versions were seen"):
+        seen(release(tmp_path, keys, "1.2.0", now=NOW + timedelta(seconds=1)), memory)
+
+
 def test_a_planned_downgrade_needs_a_reason_and_is_on_record(tmp_path: Path, keys: MemoryKeys, memory: Memory) -> None:
     old = release(tmp_path, keys, "1.0.0", now=NOW - timedelta(hours=1))
     seen(release(tmp_path, keys, "1.1.0"), memory)

@@ -149,6 +149,9 @@ class Image(_Strict):
         str, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
     ]
     tls_verify: bool = Field(True, description="False only for a registry on loopback.")
+    platforms: Literal["target", "all"] = Field(
+        "target", description="The target's platform alone, or all that the registry's list names."
+    )
     licence: str = ""
     profiles: Profiles
 

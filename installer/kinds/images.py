@@ -14,7 +14,7 @@ from engine import durable
 from engine.download import Item
 from engine.errors import InputError, TrustError
 from installer.definition import Image
-from installer.kinds import Work, oci, place, skopeo
+from installer.kinds import Work, imagelist, oci, place, skopeo
 from installer.lockfile import Artifact
 
 MANIFEST_LIMIT = 4 << 20  # bytes; registries refuse larger ones
@@ -32,25 +32,20 @@ def resolve(work: Work) -> list[Artifact]:
     found: list[Artifact] = []
     named: dict[str, str] = {}  # manifest: image
     for image in work.definition.images:
-        source, raw = _pin(work, image)
-        document = oci.as_oci(raw, uncompressed=_uncompressed(source))
-        manifest = oci.Blob(hashlib.sha256(document).hexdigest(), len(document))
-        other = named.setdefault(manifest.sha256, image.name)
+        mine = imagelist.resolve(image) if image.platforms == "all" else _one(work, image)
+        other = named.setdefault(mine[0].sha256, image.name)
         if other != image.name:
             raise InputError(
                 f"images: {other} and {image.name} are the same image", remedy="Remove one from the definition."
             )
-        inside = oci.contents(document)
-        total = len(inside.layers)
-        found += [
-            _artifact(image, source, image.name, manifest),
-            _artifact(image, source, f"{image.name} config", inside.config),
-            *(
-                _artifact(image, source, f"{image.name} layer {n} of {total}", layer)
-                for n, layer in enumerate(inside.layers, 1)
-            ),
-        ]
+        found += mine
     return found
+
+
+def _one(work: Work, image: Image) -> list[Artifact]:
+    source, raw = _pin(work, image)
+    document = oci.as_oci(raw, uncompressed=_uncompressed(source))
+    return imagelist.artifacts(image, source, image.name, document)
 
 
 def _pin(work: Work, image: Image) -> tuple[str, bytes]:
@@ -75,14 +70,6 @@ def _pin(work: Work, image: Image) -> tuple[str, bytes]:
     return registry.at(digest), raw
 
 
-def _artifact(image: Image, source: str, name: str, blob: oci.Blob) -> Artifact:
-    return Artifact(
-        path=f"images/blobs/sha256/{blob.sha256}", kind="images", group=image.name, name=name,
-        version=skopeo.Registry.parse(image.source).tag if skopeo.is_registry(image.source) else "",
-        size=blob.size, sha256=blob.sha256, source=source, licence=image.licence, profiles=image.profiles,
-    )  # fmt: skip
-
-
 def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
     """Bring the locked blobs in; an image that is here already is not asked for again.
 
@@ -96,7 +83,10 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
         if not work.cache.has(artifact.sha256, artifact.size):
             missing.setdefault((artifact.group, artifact.source), []).append(artifact)
     for (group, source), wanted in missing.items():
-        _fetch(work, images[group], source, wanted)
+        if images[group].platforms == "all" and wanted[0].name == group:
+            imagelist.fetch(work, images[group], wanted[0])
+        else:
+            _fetch(work, images[group], source, wanted)
 
 
 def _fetch(work: Work, image: Image, source: str, wanted: Sequence[Artifact]) -> None:
@@ -126,25 +116,40 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
     """
     locked = {a.sha256: a.size for a in artifacts}
     unnamed = dict.fromkeys(locked)
+    wanted = f"linux/{skopeo.ARCH[work.definition.target.arch]}"
     for artifact in _manifests(work, artifacts):
-        inside = oci.contents(_read(work, artifact.sha256, artifact.size))
-        for blob in (oci.Blob(artifact.sha256, artifact.size), inside.config, *inside.layers):
-            if locked.get(blob.sha256) != blob.size:
-                raise TrustError(
-                    f"image {artifact.group}: the lock does not have sha256:{blob.sha256} of {blob.size} bytes",
-                    where=artifact.path,
-                    remedy="Lock again.",
-                )
+        top = oci.Blob(artifact.sha256, artifact.size)
+        document = _read(work, top)
+        manifests = [
+            oci.Blob(d.digest.removeprefix("sha256:"), locked.get(d.digest.removeprefix("sha256:"), -1))
+            for d in oci.listed(document)
+        ]
+        made_for = set()
+        for blob in manifests or [top]:
+            _require_locked(locked, artifact, blob)
+            inside = oci.contents(_read(work, blob))
+            for part in (inside.config, *inside.layers):
+                _require_locked(locked, artifact, part)
+                unnamed.pop(part.sha256, None)
+            made_for.add(oci.platform(_read(work, inside.config)))
             unnamed.pop(blob.sha256, None)
-        wanted = f"linux/{skopeo.ARCH[work.definition.target.arch]}"
-        made_for = oci.platform(_read(work, inside.config.sha256, inside.config.size))
-        if made_for != wanted:
+        unnamed.pop(top.sha256, None)
+        if wanted not in made_for:
             raise InputError(
-                f"image {artifact.group} is made for {made_for}, the target is {wanted}",
+                f"image {artifact.group} is made for {', '.join(sorted(made_for))}, the target is {wanted}",
                 remedy="Choose an image for the target's processor.",
             )
     if unnamed:
         raise TrustError(f"images: no manifest names the locked blob {next(iter(unnamed))}", remedy="Lock again.")
+
+
+def _require_locked(locked: dict[str, int], artifact: Artifact, blob: oci.Blob) -> None:
+    if locked.get(blob.sha256) != blob.size:
+        raise TrustError(
+            f"image {artifact.group}: the lock does not have sha256:{blob.sha256} of {blob.size} bytes",
+            where=artifact.path,
+            remedy="Lock again.",
+        )
 
 
 def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
@@ -152,7 +157,11 @@ def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
     if not artifacts:
         return
     place(work, artifacts, content)
-    manifests = [(a.group, oci.Blob(a.sha256, a.size)) for a in _manifests(work, artifacts)]
+    lists = {i.name for i in work.definition.images if i.platforms == "all"}
+    manifests = [
+        (a.group, oci.Blob(a.sha256, a.size), oci.OCI_INDEX if a.group in lists else oci.OCI_MANIFEST)
+        for a in _manifests(work, artifacts)
+    ]
     durable.write(content / "images/oci-layout", oci.LAYOUT)
     durable.write(content / "images/index.json", oci.index(manifests))
 
@@ -166,10 +175,12 @@ def _manifests(work: Work, artifacts: Sequence[Artifact]) -> list[Artifact]:
     return [by_name[name] for name in sorted(by_name)]
 
 
-def _read(work: Work, sha256: str, size: int) -> bytes:
-    if size > MANIFEST_LIMIT:
-        raise TrustError(f"images: {size} bytes are too many for a manifest or config", remedy="Use another image.")
-    return work.cache.path(sha256).read_bytes()
+def _read(work: Work, blob: oci.Blob) -> bytes:
+    if blob.size > MANIFEST_LIMIT:
+        raise TrustError(
+            f"images: {blob.size} bytes are too many for a manifest or config", remedy="Use another image."
+        )
+    return work.cache.path(blob.sha256).read_bytes()
 
 
 def _temporary(work: Work) -> tempfile.TemporaryDirectory[str]:

@@ -65,6 +65,45 @@ def choose(raw: bytes, arch: str) -> str | None:
     return min(fits, key=lambda d: len(fits[d].get("variant", "")))  # the one without a variant runs everywhere
 
 
+@dataclass(frozen=True)
+class Listed:
+    """One image of a list of platforms: its manifest as the list names it, and ``label`` (os/arch/variant) for people."""
+
+    digest: str
+    label: str
+
+
+def listed(raw: bytes) -> tuple[Listed, ...]:
+    """Every image that a list of platforms names, in its order; empty when ``raw`` is no list."""
+    data = _load(raw)
+    if data.get("mediaType") not in (OCI_INDEX, DOCKER_LIST) and "manifests" not in data:
+        return ()
+    found = []
+    for entry in _list(data, "manifests"):
+        p = _platform(entry)
+        label = "/".join(p[k] for k in ("os", "architecture", "variant") if p.get(k))
+        found.append(Listed(f"sha256:{_blob(entry).sha256}", label or "unknown"))
+    return tuple(found)
+
+
+def list_as_oci(raw: bytes, manifests: dict[str, Blob]) -> bytes:
+    """The list in OCI's media types with its manifests as ``as_oci`` says them; an OCI list of such stays byte for byte.
+
+    Args:
+        manifests: what each digest of the list (``sha256:…``) has become.
+    """
+    data = _load(raw)
+    same = all(digest == f"sha256:{blob.sha256}" for digest, blob in manifests.items())
+    if same and data.get("mediaType", OCI_INDEX) == OCI_INDEX:
+        return raw
+    entries = []
+    for entry in _list(data, "manifests"):
+        blob = manifests[f"sha256:{_blob(entry).sha256}"]
+        told: dict[str, Any] = {"mediaType": OCI_MANIFEST, "digest": f"sha256:{blob.sha256}", "size": blob.size}
+        entries.append(told | ({"platform": _platform(entry)} if _platform(entry) else {}))
+    return dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+
+
 def as_oci(raw: bytes, *, uncompressed: bool = False) -> bytes:
     """The manifest in OCI's media types; an OCI manifest stays as it is, byte for byte.
 
@@ -112,12 +151,12 @@ def platform(config: bytes) -> str:
     return f"{data.get('os')}/{data.get('architecture')}"
 
 
-def index(images: Iterable[tuple[str, Blob]]) -> bytes:
-    """`index.json` of a layout: every manifest under its image's name."""
+def index(images: Iterable[tuple[str, Blob, str]]) -> bytes:
+    """`index.json` of a layout: every image under its name, with its media type."""
     manifests = [
-        {"mediaType": OCI_MANIFEST, "digest": f"sha256:{blob.sha256}", "size": blob.size, "annotations": {REF_NAME: name}}
-        for name, blob in sorted(images, key=lambda pair: pair[0])
-    ]  # fmt: skip
+        {"mediaType": type_, "digest": f"sha256:{blob.sha256}", "size": blob.size, "annotations": {REF_NAME: name}}
+        for name, blob, type_ in sorted(images, key=lambda one: one[0])
+    ]
     return dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
 
 

@@ -111,6 +111,57 @@ def test_of_a_list_the_targets_platform_is_taken(server: Registry, layout: Layou
         assert digest_of(content / "images", "one") == by_arch[go]["digest"]
 
 
+@pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
+def test_all_platforms_arrive_and_each_is_used_by_its_own(
+    docker: bool, server: Registry, layout: Layout, tmp_path: Path
+) -> None:
+    by_arch = {arch: layout.image(arch, [f"for {arch}", "shared"], arch) for arch in ("amd64", "arm64")}
+    pushed = layout.platforms("all", by_arch)
+    form = ["--format", "v2s2"] if docker else ["--preserve-digests"]
+    source = server.push(layout, "all", "multi:2", "--all", *form)
+    locked = carry(work_with(tmp_path, source, platforms="all"), tmp_path / "content")
+    assert {"one", "one linux/amd64", "one linux/arm64", "one linux/arm64 layer 1 of 2"} <= {a.name for a in locked}
+    assert len({a.sha256 for a in locked}) == len(locked)
+    if not docker:
+        assert next(a.sha256 for a in locked if a.name == "one") == pushed["digest"].removeprefix("sha256:")
+    for arch in by_arch:
+        skopeo("--override-arch", arch, "copy", f"oci:{tmp_path}/content/images:one", f"dir:{tmp_path}/{arch}")
+        config = json.loads((tmp_path / arch / "manifest.json").read_bytes())["config"]["digest"].removeprefix(
+            "sha256:"
+        )
+        assert json.loads((tmp_path / arch / config).read_bytes())["architecture"] == arch
+    skopeo("copy", "--all", f"oci:{tmp_path}/content/images:one", f"oci:{tmp_path}/again:one")
+
+
+def test_all_platforms_of_what_has_one_is_refused(server: Registry, layout: Layout, tmp_path: Path) -> None:
+    layout.image("web", ["x"])
+    with pytest.raises(InputError, match="has no list of platforms"):
+        lock(work_with(tmp_path, server.push(layout, "web", "single:1"), platforms="all"))
+    with pytest.raises(InputError, match="from a registry only"):
+        lock(work_with(tmp_path, f"oci:{layout.root}:web", platforms="all"))
+
+
+def test_a_list_moved_after_the_lock_changes_nothing(server: Registry, layout: Layout, tmp_path: Path) -> None:
+    first = layout.platforms("all", {"amd64": layout.image("amd64", ["old"])})
+    source = server.push(layout, "all", "moving:1", "--all", "--preserve-digests")
+    work = work_with(tmp_path, source, platforms="all")
+    locked = lock(work)
+    layout.platforms("all", {"amd64": layout.image("amd64", ["new"])})
+    server.push(layout, "all", "moving:1", "--all", "--preserve-digests")
+    images.fetch(work, locked)
+    images.check(work, locked)
+    assert work.cache.has(first["digest"].removeprefix("sha256:"), locked[[a.name for a in locked].index("one")].size)
+
+
+def test_a_platform_that_the_lock_lacks_is_refused(server: Registry, layout: Layout, tmp_path: Path) -> None:
+    layout.platforms("all", {arch: layout.image(arch, [arch], arch) for arch in ("amd64", "arm64")})
+    work = work_with(tmp_path, server.push(layout, "all", "lacks:1", "--all", "--preserve-digests"), platforms="all")
+    locked = lock(work)
+    images.fetch(work, locked)
+    with pytest.raises(TrustError, match="the lock does not have"):
+        images.check(work, [a for a in locked if a.name != "one linux/arm64"])
+
+
 def test_an_image_for_another_processor_is_refused(server: Registry, layout: Layout, tmp_path: Path) -> None:
     layout.platforms("list", {"amd64": layout.image("amd64", ["x"])})
     listed = server.push(layout, "list", "only:list", "--all")

@@ -12,6 +12,8 @@ from engine.errors import InputError
 from installer.definition import Image
 from installer.kinds import oci, skopeo
 
+M = oci.OCI_MANIFEST
+
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 
@@ -110,10 +112,10 @@ def test_a_layer_that_lies_elsewhere_is_refused(layer: dict[str, Any]) -> None:
 
 def test_the_index_is_in_order_of_names() -> None:
     one, two = oci.Blob("a" * 64, 1), oci.Blob("b" * 64, 2)
-    assert oci.index([("web", one), ("db", two)]) == oci.index([("db", two), ("web", one)])
+    assert oci.index([("web", one, M), ("db", two, M)]) == oci.index([("db", two, M), ("web", one, M)])
     named = {
         m["annotations"][oci.REF_NAME]: m["digest"]
-        for m in json.loads(oci.index([("web", one), ("db", two)]))["manifests"]
+        for m in json.loads(oci.index([("web", one, M), ("db", two, M)]))["manifests"]
     }
     assert named == {"web": f"sha256:{'a' * 64}", "db": f"sha256:{'b' * 64}"}
 

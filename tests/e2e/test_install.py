@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,28 @@ def test_the_report_of_the_run_is_evidence(demo: Demo, lab: Lab, tmp_path: Path)
     forged.write_text(json.dumps(data))
     refused = demo.appliance("report", forged, "--site", site, ok=(3,), json_output=True)
     assert "not signed by this site" in refused["error"]["what"]
+
+
+def test_no_secret_of_the_control_host_is_in_a_log_or_on_the_node(demo: Demo, lab: Lab) -> None:
+    """The passphrase and the private keys of the site, looked for in every log of the runs and all over the node."""
+    control = demo.work / "control"
+    secrets = [demo.passphrase.read_text()]
+    for key in (*control.glob("ca/**/*.key"), *control.glob("ca/**/*.pem"), *control.glob("site/*.pem")):
+        if "PRIVATE" in (text := key.read_text(errors="replace")):
+            assert key.stat().st_mode & 0o077 == 0, key
+            secrets.append(text.splitlines()[1])
+    assert len(secrets) >= 3
+    logs = [p for p in (control / "runs").rglob("*") if p.is_file()]
+    assert any("node-1" in p.read_text(errors="replace") for p in logs)
+    for secret in secrets:
+        assert not [p for p in logs if secret in p.read_text(errors="replace")]
+        places = "/etc /run /tmp /root /home /var/log /var/lib/appliance/trust /var/lib/appliance/views /opt/appliance/current/etc"
+        quoted = shlex.quote(secret)
+        assert on_node(lab, f"grep -rlsF -e {quoted} {places} | grep -v '^/run/log/journal' || true") == ""
+        assert (
+            on_node(lab, f"journalctl --no-pager -o cat | grep -v 'grep -' | grep -cF -e {quoted} || true").strip()
+            == "0"
+        )
 
 
 def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab: Lab) -> None:

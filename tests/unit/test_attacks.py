@@ -293,6 +293,24 @@ def test_a_revocation_learned_with_one_bundle_holds_for_bundles_of_every_other_n
         seen(other, memory)
 
 
+def test_a_site_that_missed_three_rotations_follows_them_in_one_bundle(
+    tmp_path: Path, keys: MemoryKeys, memory: Memory
+) -> None:
+    """One root key is lost, the other two rotate it out; then targets and timestamp keys change."""
+    seen(release(tmp_path, keys, "1.0.0", now=NOW - timedelta(hours=1)), memory)
+    lost = keys.root_signers.pop(0)
+    keys.next_root(lambda root: root.revoke_key(lost.public_key.keyid, "root"))
+    keys.replace("targets")
+    keys.replace("timestamp")
+    assert seen(release(tmp_path, keys, "2.0.0"), memory).root_version == 4
+
+
+def test_an_altered_provenance_statement_is_a_changed_file(tmp_path: Path, keys: MemoryKeys) -> None:
+    bundle = make(tmp_path, {**FILES, "provenance/bundle.intoto.json": b'{"builder": "ours"}'}, keys=keys)
+    (bundle.path / "content/provenance/bundle.intoto.json").write_bytes(b'{"builder": "evil"}')
+    assert [f.path for f in verify(bundle.path, bundle.root).findings] == ["content/provenance/bundle.intoto.json"]
+
+
 def test_wrong_software_a_bundle_in_the_place_of_another_is_known_by_its_signed_name(
     tmp_path: Path, keys: MemoryKeys
 ) -> None:

@@ -116,23 +116,11 @@ def site_environment(demo: Demo, lab: Lab) -> None:
     }
 
 
-def install_argv(demo: Demo) -> list[str | Path]:
-    state = demo.work / "control"
-    return [
-        "install",
-        "-i",
-        "inventories/demo",
-        "--depot",
-        state / "depot",
-        "--ca",
-        state / "ca",
-        "--runs",
-        state / "runs",
-        "--site-keys",
-        state / "site",
-        "--root",
-        demo.keys / "root.json",
-    ]
+def install_argv(demo: Demo, site: str | Path = "inventories/demo", state: Path | None = None) -> list[str | Path]:
+    """`install` for a site, with the control host's own files below ``state``."""
+    state = state or demo.work / "control"
+    places = [w for name in ("depot", "ca", "runs") for w in (f"--{name}", state / name)]
+    return ["install", "-i", site, *places, "--site-keys", state / "site", "--root", demo.keys / "root.json"]
 
 
 def client(demo: Demo, lab: Lab, *, certificate: bool = True) -> OpenAI:

@@ -177,7 +177,7 @@ def _token_signer(uri: str, public: Key, pin: Secret) -> Signer:
             f"{uri[:20]!r} is not the address of a token", remedy="Use what `appliance keys new --token` wrote."
         )
     try:
-        return _Token(Signer.from_priv_key_uri(uri, public, pin))
+        return _Token.from_priv_key_uri(uri, public, pin)
     except (ValueError, UnsupportedLibraryError) as error:
         raise _token_error(error, uri) from error
 
@@ -194,7 +194,7 @@ class _Token(Signer):
 
     @classmethod
     def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: Secret | None = None) -> Signer:
-        raise NotImplementedError("made from another signer only")
+        return cls(Signer.from_priv_key_uri(priv_key_uri, public_key, secrets_handler))
 
     def sign(self, payload: bytes):  # type: ignore[no-untyped-def]  # securesystemslib's Signature
         try:

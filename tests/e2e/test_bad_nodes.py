@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from installer.lab.lab import Lab, down, up
-from tests.demo import TREE, Demo
+from tests.demo import TREE, Demo, install_argv
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
 
@@ -60,23 +60,8 @@ def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Pa
     return where
 
 
-def install(demo: Demo, site: Path, state: Path, *more: str) -> dict[str, Any]:
-    argv: list[str | Path] = [
-        "install",
-        "-i",
-        site,
-        "--depot",
-        state / "depot",
-        "--ca",
-        state / "ca",
-        "--runs",
-        state / "runs",
-        "--site-keys",
-        state / "site",
-        "--root",
-        demo.keys / "root.json",
-    ]
-    return demo.appliance(*argv, demo.bundle, *more, ok=(5,), json_output=True)  # type: ignore[no-any-return]
+def install(demo: Demo, site: Path, state: Path) -> dict[str, Any]:
+    return demo.appliance(*install_argv(demo, site, state), demo.bundle, ok=(5,), json_output=True)  # type: ignore[no-any-return]
 
 
 def node(lab: Lab, number: int, command: str) -> None:

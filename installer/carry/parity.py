@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine import durable, tree
 from engine.errors import InputError, ResourceError, TrustError
@@ -24,6 +24,7 @@ from installer.carry.streams import BLOCK, FILE, Entry, Unpacker, Writer
 from installer.carry.volumes import Split
 
 DIRECTORY = "parity"
+MAX_VOLUMES = 256  # of data and parity together; the code's field has no more places
 
 
 def name(split: Split, number: int, total: int) -> str:
@@ -90,13 +91,12 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
         ResourceError: zfec is not installed.
     """
     report = report or Silent()
-    indexes = {_read(m)["number"]: (m, _read(m)) for m in media}
-    first = next(iter(indexes.values()))[1]
-    lists = [[str(p) for p in v["paths"]] for v in first["volumes"]]
+    indexes = {i.number: (m, i) for m, i in ((m, volumes.read_index(m)) for m in media)}
+    lists = next(iter(indexes.values()))[1].volumes
     k = len(lists)
-    if any(i["volumes"] != first["volumes"] for _, i in indexes.values()):
+    if any(i.volumes != lists for _, i in indexes.values()):
         raise InputError("these volumes are not of one set", remedy="Name volumes that were split together.")
-    parity = [i for _, i in indexes.values() if "parity" in i]
+    parity = [i for _, i in indexes.values() if i.parity and i.number > k]
     missing = [n for n in range(1, k + 1) if n not in indexes]
     if not missing:
         return []
@@ -105,7 +105,13 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
             f"{len(indexes)} volumes are here, {k} of data or parity are needed",
             remedy="Find more of the set, or write the missing ones again with `appliance split --only`.",
         )
-    total, length = k + int(parity[0]["parity"]), int(parity[0]["length"])
+    total, length = k + parity[0].parity, parity[0].length
+    if (
+        max(indexes) > total
+        or total > MAX_VOLUMES
+        or any((i.parity, i.length) != (parity[0].parity, length) for i in parity)
+    ):
+        raise InputError("these volumes are not of one set", remedy="Name volumes that were split together.")
     entries = [entries_of(paths, trusted) for paths in lists]
     used = sorted(indexes, key=lambda n: (n > k, n))[:k]
     streams = [
@@ -115,7 +121,7 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
     # zfec wants each data block at the place of its own number; parity takes the places that are free.
     order = _places(used, k)
     decoder = _zfec().Decoder(k, total)
-    stagings = {n: out / f".{first['release']}.{n}-of-{k}.writing" for n in missing}
+    stagings = {n: out / f".{trusted.release}.{n}-of-{k}.writing" for n in missing}
     writers = {n: Unpacker(stagings[n], entries[n - 1]) for n in missing}
     report.begin("recover", length)
     for blocks in zip(*streams, strict=True):
@@ -123,7 +129,7 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
         for n in missing:
             writers[n].write(whole[n - 1])
         report.advance("recover", BLOCK)
-    return [_finish(writers[n], stagings[n], n, first, media[0]) for n in missing]
+    return [_finish(writers[n], stagings[n], n, trusted.release, lists, media[0]) for n in missing]
 
 
 def entries_of(paths: Sequence[str], trusted: Trusted) -> list[Entry]:
@@ -158,7 +164,7 @@ def _blocks(volume: Path, entries: Sequence[Entry], length: int) -> Iterator[byt
     kept, done = bytearray(), 0
     for entry in entries:
         digest, left = hashlib.sha256(), entry.size
-        with tree.open_beneath(volume, entry.path) as file:
+        with _open(volume, entry.path) as file:
             while left and (data := file.read(min(BLOCK, left))):
                 digest.update(data)
                 left -= len(data)
@@ -176,36 +182,41 @@ def _blocks(volume: Path, entries: Sequence[Entry], length: int) -> Iterator[byt
 
 
 def _parity_blocks(volume: Path, length: int) -> Iterator[bytes]:
-    digest, index = hashlib.sha256(), _read(volume)
+    digest, index = hashlib.sha256(), volumes.read_index(volume)
     for start in range(0, length, BLOCK):
         place, offset = divmod(start, FILE)
-        with tree.open_beneath(volume, f"{DIRECTORY}/{place:05}") as source:
+        with _open(volume, f"{DIRECTORY}/{place:05}") as source:
             source.seek(offset)
             block: bytes = source.read(BLOCK)
         digest.update(block)
-        if start + BLOCK >= length and digest.hexdigest() != index["sha256"]:
+        if len(block) != BLOCK or (start + BLOCK >= length and digest.hexdigest() != index.sha256):
             raise TrustError("the parity volume is damaged", where=str(volume), remedy="Leave this volume out.")
         yield block
 
 
-def _finish(unpacker: Unpacker, staging: Path, number: int, index: dict[str, Any], model: Path) -> Path:
+def _open(volume: Path, path: str) -> BinaryIO:
+    try:
+        return tree.open_beneath(volume, path)
+    except FileNotFoundError as error:
+        raise TrustError(
+            "the volume lacks a file", where=str(volume / path), remedy="Leave this volume out."
+        ) from error
+
+
+def _finish(
+    unpacker: Unpacker, staging: Path, number: int, release: str, lists: tuple[tuple[str, ...], ...], model: Path
+) -> Path:
     if not unpacker.complete:
         raise TrustError("parity ends too early", where=str(staging), remedy="Use another parity volume.")
-    out = staging.with_name(f"{index['release']}.{number}-of-{len(index['volumes'])}")
+    out = staging.with_name(f"{release}.{number}-of-{len(lists)}")
     for path in sorted((model / "metadata").iterdir()):
         durable.write(staging / "metadata" / path.name, path.read_bytes())
-    kept = {"release": index["release"], "number": number, "volumes": index["volumes"]}
+    kept = {"release": release, "number": number, "volumes": [{"paths": list(paths)} for paths in lists]}
     durable.write(staging / volumes.INDEX, json.dumps(kept, indent=1) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
     durable.sync_dir(out.parent)
     return out
-
-
-def _read(volume: Path) -> dict[str, Any]:
-    volumes.read_index(volume)  # bounds and shape
-    data: dict[str, Any] = json.loads((volume / volumes.INDEX).read_bytes())
-    return data
 
 
 def _label(split: Split, number: int, total: int, length: int, now: datetime) -> str:

@@ -31,6 +31,7 @@ from installer.carry.plan import Item, Volume, plan
 
 INDEX, LABEL = "volume.json", "LABEL.txt"
 MAX_INDEX = 32 << 20  # bytes
+MAX_PARITY = 64  # volumes
 RESERVE = 1 << 20  # bytes a volume keeps for its label, its index and directories
 WORKERS = 4
 
@@ -153,10 +154,20 @@ def is_volume(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Index:
-    """What a volume says of itself and its siblings; for messages only."""
+    """What a volume says of itself and its siblings; nobody signed it.
+
+    Attributes:
+        number: of this volume, from 1; those of parity follow those of data.
+        volumes: the paths on each data volume.
+        parity: how many parity volumes the set has; 0 on a data volume.
+        length: bytes of this parity volume's stream, whose SHA-256 is ``sha256``.
+    """
 
     number: int
     volumes: tuple[tuple[str, ...], ...]
+    parity: int = 0
+    length: int = 0
+    sha256: str = ""
 
 
 def read_index(volume: Path) -> Index:
@@ -169,8 +180,12 @@ def read_index(volume: Path) -> Index:
         with tree.open_beneath(volume, INDEX) as file:
             raw: bytes = file.read(MAX_INDEX + 1)
         data = json.loads(raw) if len(raw) <= MAX_INDEX else None
-        return Index(int(data["number"]), tuple(tuple(map(str, v["paths"])) for v in data["volumes"]))  # type: ignore[index]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        listed = tuple(tuple(map(str, v["paths"])) for v in data["volumes"])  # type: ignore[index]
+        numbers = [int(data.get(key, 0)) for key in ("number", "parity", "length")]  # type: ignore[union-attr]
+        if not (listed and 0 < numbers[0] < 1 << 16 and 0 <= numbers[1] <= MAX_PARITY and 0 <= numbers[2] < 1 << 50):
+            raise ValueError("a number in it is not possible")
+        return Index(numbers[0], listed, numbers[1], numbers[2], str(data.get("sha256", "")))  # type: ignore[union-attr]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise TrustError(
             f"the volume's index is damaged: {error}",
             where=str(volume / INDEX),

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InternalError
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -213,7 +214,7 @@ class Authority:
     def _key(self, passphrase: str) -> ec.EllipticCurvePrivateKey:
         try:
             key = load_pem_private_key(self._key_path.read_bytes(), passphrase.encode())
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, InternalError) as error:
             raise InputError(
                 "cannot open the key of the certificate authority",
                 where=str(self._key_path),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -162,7 +162,7 @@ def _pem_signer(path: Path, passphrase: str) -> CryptoSigner:
         raise InputError(
             f"cannot read the key: {error.strerror}", where=str(path), remedy="Name the right directory with --keys."
         ) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise InputError(
             "cannot open the key", where=str(path), remedy="The passphrase is wrong or the file is damaged."
         ) from error

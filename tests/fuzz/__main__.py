@@ -20,7 +20,7 @@ def child(name: str, options: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["engine", "installer", "tuf"]):
-        from tests.fuzz.targets import TARGETS
+        from tests.fuzz.all import TARGETS
     for i, seed in enumerate(TARGETS[name].seeds()):
         (CORPUS / name / f"seed-{i}").write_bytes(seed)
     atheris.Setup([sys.argv[0], *options], TARGETS[name].run)
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     options = parser.parse_args()
-    from tests.fuzz.targets import TARGETS
+    from tests.fuzz.all import TARGETS
 
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"no target {sorted(unknown)[0]}; there are {', '.join(TARGETS)}")

@@ -9,9 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.all import TARGETS
 
-EXAMPLES = {"http": 15, "metadata": 40, "given_root": 40, "listing": 30, "yaml_file": 40, "template": 60}
+EXAMPLES = {
+    "http": 15,
+    "metadata": 40,
+    "given_root": 40,
+    "listing": 30,
+    "yaml_file": 40,
+    "template": 60,
+    "volume_index": 40,
+    "private_key": 40,
+    "next_root": 80,
+}
 HOSTILE: list[Any] = [
     None, True, -1, 0, 1 << 63, 10**400, 1e308, "", "../../x", "/etc/passwd", "\ud800", "a\x00b", "x" * 5000,
     [], {}, [[]], {"a": {}}, ["\u202e"],

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InternalError
 from tuf.api.metadata import TargetFile
 
 from engine.errors import InputError, TrustError
@@ -131,6 +132,18 @@ def test_a_damaged_signature_is_dropped_and_does_not_count(tmp_path: Path, build
     assert signed_by(tmp_path, bundle, "bob", root).signatures.have == (
         signer.read_public(tmp_path / "bob/bob.pub.json").public.keyid,
     )
+
+
+def test_a_key_file_that_breaks_the_library_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by fuzzing: a damaged file can make OpenSSL fail in a way that cryptography calls an internal error."""
+    alice = person(tmp_path, "alice")
+
+    def broken(*_: object) -> None:
+        raise InternalError("Unknown OpenSSL error", [])
+
+    monkeypatch.setattr(signer, "load_pem_private_key", broken)
+    with pytest.raises(InputError, match="cannot open the key"):
+        alice.open(f"{PASSPHRASE} alice", lambda what: "")
 
 
 def test_an_edited_public_key_is_refused(tmp_path: Path) -> None:

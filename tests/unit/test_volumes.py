@@ -185,6 +185,19 @@ def test_damaged_parity_makes_nothing_that_is_not_signed(split: Split, trusted: 
     assert not [p for p in (tmp_path / "recovered").glob("*") if not p.name.startswith(".")]
 
 
+def test_a_volume_that_lost_a_file_is_named_when_others_are_made_from_it(
+    split: Split, trusted: Trusted, tmp_path: Path
+) -> None:
+    [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
+    for victim in (extra / "parity/00000", split.media[1] / split.volumes[1].items[0].path):
+        kept = victim.read_bytes()
+        victim.unlink()
+        with pytest.raises(TrustError, match="lacks a file") as refused:
+            parity.recover([*split.media[1:], extra], trusted, tmp_path / "recovered")
+        assert refused.value.where == str(victim)
+        victim.write_bytes(kept)
+
+
 def test_a_parity_volume_is_not_taken_in(split: Split, depot: Depot, trusted: Trusted, tmp_path: Path) -> None:
     [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
     with pytest.raises(InputError, match="nothing to take in"):

@@ -18,10 +18,11 @@ from tests.demo import Demo
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    name = f"kit-{os.getpid()}"
-    made = up(name, owner_pid=os.getpid())
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A node of Debian 12, then one of Debian 13, with what they come with."""
+    name = f"kit-{request.param[0]}-{os.getpid()}"
+    made = up(name, release=request.param, owner_pid=os.getpid())
     try:
         yield made
     finally:

@@ -176,8 +176,6 @@ def verify(
       appliance verify --root /etc/appliance/root.json /media/drive/demo-1.0.0
       appliance verify dist/demo-1.0.0 --json
     """
-    from rich.table import Table
-
     from engine import verify as verifying
     from engine.errors import Exit
     from engine.report import printable
@@ -208,10 +206,11 @@ def verify(
             f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
         )
         return
-    table = Table("problem", "file", "detail", box=None)
-    for finding in outcome.findings:
-        table.add_row(finding.problem, printable(finding.path, keep=""), printable(finding.detail))
-    screen.result(data, table)
+    lines = [
+        f"{f.problem:<8} {printable(f.path, keep='')}\n         {printable(f.detail)}".rstrip()
+        for f in outcome.findings
+    ]
+    screen.result(data, "\n".join(lines))
     if not screen.json_output:
         screen.err.print(
             f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",

@@ -99,10 +99,18 @@ def _document(change: Change) -> dict[str, Any]:
 
 
 def _table(found: list[Change], caption: str):  # type: ignore[no-untyped-def]  # a lazily imported rich table
-    from rich.table import Table
+    from rich.table import Column, Table
 
     table = Table(
-        "", "kind", "name", "old", "new", "licence", "size", box=None, caption=f"{caption}: {len(found)} changes"
+        "",
+        "kind",
+        Column("name", overflow="fold"),
+        "old",
+        "new",
+        "licence",
+        "size",
+        box=None,
+        caption=f"{caption}: {len(found)} changes",
     )
     for change in found:
         some = change.new or change.old

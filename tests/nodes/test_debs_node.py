@@ -70,5 +70,8 @@ def test_a_debian_13_node_takes_the_repository_and_installs_exactly_what_was_loc
 
 def _read(ssh: list[str], path: str) -> str | None:
     """A file of the node; None while it cannot be reached or has no such file."""
-    done = subprocess.run([*ssh, "cat", path], check=False, capture_output=True, text=True, timeout=30)
+    try:
+        done = subprocess.run([*ssh, "cat", path], check=False, capture_output=True, text=True, timeout=10)
+    except subprocess.TimeoutExpired:  # connected just before the node took its network down
+        return None
     return done.stdout.strip() or None if done.returncode == 0 else None

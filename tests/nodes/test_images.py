@@ -56,7 +56,7 @@ class Site:
 
 def fetch_debs(work: Work, to: Path) -> dict[str, Path]:
     """The packages' whole closure as files, by name."""
-    artifacts = debs.resolve(work)
+    artifacts = [a for a in debs.resolve(work) if a.path.endswith(".deb")]  # not the vendor's evidence beside them
     debs.fetch(work, artifacts)
     for artifact in artifacts:
         work.cache.link(artifact.sha256, to / Path(artifact.path).name)

@@ -90,7 +90,11 @@ class WheelSet(_Strict):
         (), description="Wheels by address that join the set, for example kernels published beside the index."
     )
     exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
-    indexes: tuple[str, ...] = Field((), description="Package indexes; the builder's pip configuration when empty.")
+    indexes: tuple[str, ...] = Field(
+        (),
+        description="Package indexes, asked in this order: a name that one has is not looked up in those after it. "
+        "The builder's pip configuration when empty.",
+    )
     find_links: tuple[str, ...] = Field(
         (), description="Directories or pages with wheels; the builder's pip configuration when empty."
     )

@@ -102,8 +102,9 @@ def resolve(
 
 def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:
     indexes = wheels.indexes or tuple(i for i in (config.index,) if i)
+    # uv asks --index in the order given and --default-index last; a name that the first has is never looked up in the others.
     for i, url in enumerate(indexes):
-        yield from ("--default-index" if i == 0 else "--index", url)
+        yield from ("--default-index" if i == len(indexes) - 1 else "--index", url)
     for place in wheels.find_links or config.find_links:
         yield from ("--find-links", place)
 

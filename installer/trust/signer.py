@@ -81,6 +81,8 @@ def read_public(path: Path) -> KeyFile:
         with path.open("rb") as file:
             data = json.loads(file.read(MAX_PUBLIC))
         key = Key.from_dict(data["keyid"], dict(data["key"]))
+        # Within the same guard: half a surrogate pair in a field has no UTF-8, and UnicodeEncodeError is a ValueError.
+        edited = isinstance(key, SSlibKey) and key.keyid != _keyid(key)
     except OSError as error:
         raise InputError(
             f"cannot read the public key: {error.strerror}", where=str(path), remedy="Check its name."
@@ -89,7 +91,7 @@ def read_public(path: Path) -> KeyFile:
         raise InputError(
             f"not a public key: {error}", where=str(path), remedy="Use a NAME.pub.json that `appliance keys new` wrote."
         ) from error
-    if isinstance(key, SSlibKey) and key.keyid != _keyid(key):
+    if edited:
         raise InputError(
             "the key id is not that of the key",
             where=str(path),

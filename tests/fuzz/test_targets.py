@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz import fields
 from tests.fuzz.all import TARGETS
 
 EXAMPLES = {
@@ -22,10 +20,6 @@ EXAMPLES = {
     "private_key": 40,
     "next_root": 80,
 }
-HOSTILE: list[Any] = [
-    None, True, -1, 0, 1 << 63, 10**400, 1e308, "", "../../x", "/etc/passwd", "\ud800", "a\x00b", "x" * 5000,
-    [], {}, [[]], {"a": {}}, ["\u202e"],
-]  # fmt: skip
 
 
 @st.composite
@@ -54,30 +48,12 @@ def mutated(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 def _fields(draw: st.DrawFn, data: bytes) -> bytes | None:
     """The same JSON with one value somewhere in it replaced; None when it is no JSON."""
-    prefix, body = (data[:1], data[1:]) if data[:1] < b" " else (b"", data)
-    try:
-        tree = json.loads(body)
-    except ValueError:
-        return None
-    spots: list[tuple[Any, Any]] = []
-    waiting = [tree]
-    while waiting:
-        here = waiting.pop()
-        keys = here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
-        spots += [(here, key) for key in keys]
-        waiting += [here[key] for key in keys]
-    if not spots:
+    if not (seed := fields.read(data)) or not (spots := seed.spots()):
         return None
     holder, key = draw(st.sampled_from(range(len(spots))).map(spots.__getitem__))
-    value = draw(st.sampled_from(HOSTILE))
-    if isinstance(value, int) and value > 1 << 64:
-        holder[key] = "BIG"
-        return prefix + json.dumps(tree).encode().replace(b'"BIG"', str(value).encode())
-    if isinstance(value, str) and isinstance(holder, dict) and draw(st.booleans()):
-        holder[value] = holder.pop(key)
-    else:
-        holder[key] = value
-    return prefix + json.dumps(tree).encode()
+    value = draw(st.sampled_from(fields.HOSTILE))
+    as_key = isinstance(value, str) and isinstance(holder, dict) and draw(st.booleans())
+    return seed.exchanged(holder, key, value, as_key=as_key)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -95,3 +71,15 @@ def test_hostile_bytes_are_refused_or_harmless(name: str) -> None:
         target.run(data)
 
     run()
+
+
+SWEPT = 400  # inputs for a target: with a second for the slowest
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_field_can_be_anything_that_breaks_its_reader(name: str) -> None:
+    """Chance finds a bad pair of field and value late; here every one has its turn, or every n-th of a big seed."""
+    every = [data for seed in TARGETS[name].seeds() if (read := fields.read(seed)) for data in read.all()]
+    step = max(1, len(every) // SWEPT) | 1  # odd, so that no value is always passed over
+    for data in every[::step]:
+        TARGETS[name].run(data)

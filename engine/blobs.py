@@ -81,6 +81,22 @@ class Blobs:
                 partial.replace(final)
             sync_dir(final.parent)
 
+    def adopt(self, path: Path) -> tuple[str, int]:
+        """Take in a file that was made on this file system: hash it, flush it, give it its name.
+
+        Returns:
+            SHA-256 in hexadecimal and length in bytes.
+        """
+        with disk_errors(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+            sha256, size = hash_stream(file)
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o444)
+            final = self.path(sha256)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(final)
+            sync_dir(final.parent)
+        return sha256, size
+
     def link(self, sha256: str, destination: Path) -> None:
         """Give the blob a second name at ``destination``; copies where the file system differs or refuses."""
         destination.parent.mkdir(parents=True, exist_ok=True)

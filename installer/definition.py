@@ -98,6 +98,11 @@ class WheelSet(_Strict):
     find_links: tuple[str, ...] = Field(
         (), description="Directories or pages with wheels; the builder's pip configuration when empty."
     )
+    runtime: Literal["", "debs", "node"] = Field(
+        "",
+        description="Also build the set as one squashfs image that nodes mount instead of installing wheels: with the "
+        "interpreter from this definition's packages (debs), or run by the node's own (node).",
+    )
     profiles: Profiles
 
 

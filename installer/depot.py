@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +80,7 @@ class Depot:
 
     def targets(self, release: str) -> list[Target]:
         """The files of an imported release, from the metadata that was verified on its way in."""
-        signed = Metadata[Targets].from_bytes((self.view(release) / "metadata" / "targets.json").read_bytes()).signed
-        return list(listing(signed, 0).targets.values())
+        return list(targets_of(self.view(release)).values())
 
     def remove(self, release: str) -> None:
         """Take a release out of the depot; its contents stay until `gc`, for others may share them.
@@ -292,6 +291,11 @@ class Depot:
         """The manifest of an imported release."""
         data: dict[str, Any] = json.loads((self.view(release) / "content" / "manifest.json").read_bytes())
         return data
+
+
+def targets_of(view: Path) -> Mapping[str, Target]:
+    """The files by path that a directory's targets metadata names; call it only where that was verified before."""
+    return listing(Metadata[Targets].from_bytes((view / "metadata" / "targets.json").read_bytes()).signed, 0).targets
 
 
 def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:

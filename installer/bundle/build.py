@@ -20,6 +20,7 @@ from installer.bundle.lock import KINDS
 from installer.definition import Definition
 from installer.kinds import Work
 from installer.lockfile import Artifact, Lock
+from installer.runtime import image, recipe
 from installer.trust import sign
 from installer.trust.keys import KeyStore
 from installer.trust.sign import Label, Signed
@@ -94,12 +95,13 @@ def _assemble(
     for name, kind in KINDS.items():
         if artifacts := lock.of_kind(name):
             kind.lay_out(work, artifacts, content)
-    evidence.write(lock, work, content, builder=builder)
+    made = image.write(recipe.recipes(definition, lock), work, content)
+    evidence.write(lock, work, content, builder=builder, made={m.path: m.sha256 for m in made})
     durable.write(content / "manifest.json", manifest(definition, lock))
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")
     paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
-    targets = sign.targets_of(staging, paths, _labels(lock))
+    targets = sign.targets_of(staging, paths, _labels(definition, lock))
     _compare(lock, work, {p: t.hashes["sha256"] for p, t in targets.items()})
     signed = sign.sign(
         staging,
@@ -127,9 +129,14 @@ def manifest(definition: Definition, lock: Lock) -> str:
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _labels(lock: Lock) -> sign.LabelOf:
+def _labels(definition: Definition, lock: Lock) -> sign.LabelOf:
     """An artifact is labelled by the lock; an index file belongs to whoever needs anything beside it."""
     by_path = {f"content/{a.path}": a for a in lock.artifacts}
+    images = {r.path: r for r in recipe.recipes(definition, lock)}
+    for one in images.values():
+        # A node takes either the image or the wheels; who wants the wheels asks for them by their own profile.
+        profiles = tuple(f"{p}{recipe.WHEELS}" for p in one.profiles)
+        by_path |= {f"content/{a.path}": a.model_copy(update={"profiles": profiles}) for a in one.wheels}
 
     def label(path: str) -> Label:
         if artifact := by_path.get(path):
@@ -137,6 +144,9 @@ def _labels(lock: Lock) -> sign.LabelOf:
         parts = path.split("/")
         if parts[0] == "content" and parts[1] in evidence.DIRECTORIES:
             return Label("evidence", ())  # for people; no node fetches it
+        if parts[:2] == ["content", recipe.DIRECTORY]:
+            made = images.get(path)
+            return Label("runtime", made.profiles, source=f"build:{made.name}") if made else Label("evidence", ())
         for depth in range(len(parts) - 1, 0, -1):
             prefix = "/".join(parts[:depth]) + "/"
             if beside := {p for known, a in by_path.items() if known.startswith(prefix) for p in a.profiles}:

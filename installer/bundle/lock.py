@@ -6,6 +6,7 @@ from engine.errors import InputError
 from installer import lockfile
 from installer.kinds import KindModule, Work, debs, files, images, models, own, wheels
 from installer.lockfile import Artifact, Kind, Lock
+from installer.runtime import recipe
 
 # One line a kind. The product itself comes first: a bundle without it could not be installed.
 KINDS: dict[Kind, KindModule] = {
@@ -32,7 +33,9 @@ def resolve(work: Work) -> Lock:
         work.report.end(f"lock {name}")
     if not artifacts:
         raise InputError("the definition holds nothing", remedy="Add wheels, debs, images, models or files.")
-    return lockfile.make(work.definition, artifacts)
+    lock = lockfile.make(work.definition, artifacts)
+    recipe.recipes(work.definition, lock)  # an image that lacks its interpreter shows now, not when it is built
+    return lock
 
 
 def changes(old: Lock | None, new: Lock) -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from installer.cli import (
     kit,
     lab,
     model,
+    runtime,
     sign,
     site,
     trust,
@@ -76,6 +77,7 @@ for name, sub in (
     ("certs", certs.app),
     ("model", model.app),
     ("debs", debs.app),
+    ("runtime", runtime.app),
     ("lab", lab.app),
 ):
     app.add_typer(sub, name=name)

@@ -5,6 +5,7 @@ Nodes never fetch it: its targets belong to no profile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from installer.evidence import licences, provenance, sbom
@@ -14,12 +15,18 @@ from installer.lockfile import Lock
 DIRECTORIES = ("licences", "provenance", "sbom")
 
 
-def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BUILDER) -> None:
-    """Write all evidence. The same lock and the same files give the same bytes. ``builder`` is the builder's URI.
+def write(
+    lock: Lock, work: Work, content: Path, *, builder: str = provenance.BUILDER, made: Mapping[str, str] | None = None
+) -> None:
+    """Write all evidence. The same lock and the same files give the same bytes.
+
+    Args:
+        builder: the builder's URI.
+        made: SHA-256 by path of what the builder made out of artifacts.
 
     Raises:
         TrustError: an NVIDIA package carries no licence text, so it may not be passed on.
     """
     licences.write(lock, work, content)
-    provenance.write(lock, content, builder=builder)
+    provenance.write(lock, content, builder=builder, made=made or {})
     sbom.write(work.definition, lock, content, work.epoch)

@@ -6,6 +6,7 @@ It claims what a lone builder may (build level 1); its signature is the bundle's
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine import durable
@@ -17,17 +18,21 @@ BUILD_TYPE = "urn:appliance:build:bundle:v1"
 BUILDER = "urn:appliance:builder"
 
 
-def write(lock: Lock, content: Path, *, builder: str = BUILDER) -> None:
-    """Write the statement of ``lock``."""
-    text = json.dumps(statement(lock, builder=builder), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def write(lock: Lock, content: Path, *, builder: str = BUILDER, made: Mapping[str, str] | None = None) -> None:
+    """Write the statement of ``lock`` and of what was ``made`` from it (path to SHA-256)."""
+    text = (
+        json.dumps(statement(lock, builder=builder, made=made or {}), indent=1, sort_keys=True, ensure_ascii=False)
+        + "\n"
+    )
     durable.write(content / "provenance" / "bundle.intoto.json", text)
 
 
-def statement(lock: Lock, *, builder: str = BUILDER) -> dict[str, object]:
-    """Subjects are all artifacts, dependencies the addresses they were locked from. Holds no time of day."""
+def statement(lock: Lock, *, builder: str = BUILDER, made: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Subjects are all artifacts and what was made from them, dependencies the addresses they were locked from. Holds no time of day."""
+    subjects = [(f"content/{a.path}", a.sha256) for a in lock.artifacts] + sorted((made or {}).items())
     return {
         "_type": STATEMENT,
-        "subject": [{"name": f"content/{a.path}", "digest": {"sha256": a.sha256}} for a in lock.artifacts],
+        "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in subjects],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {

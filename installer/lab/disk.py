@@ -12,6 +12,18 @@ from engine.process import run
 from installer.lab.plan import Node
 from installer.lab.state import DISK
 
+# A machine of its own has these from its kernel; a container must make them before it can mount an image.
+LOOP_DEVICES = """\
+[Unit]
+Description=Loop devices, as a machine's kernel would make them
+DefaultDependencies=no
+Before=local-fs-pre.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'mknod -m 0600 /dev/loop-control c 10 237 && for n in $(seq 0 63); do mknod -m 0600 /dev/loop$$n b 7 $$n; done'
+"""
 NSPAWN = Path("/run/systemd/nspawn")  # systemd-nspawn clears its traces there only when it ends by itself
 
 
@@ -43,6 +55,10 @@ def prepare(
     _write(root / "etc/hosts", "127.0.0.1 localhost\n" + "".join(f"{p.address} {p.name}\n" for p in peers))
     _write(root / "etc/machine-id", secrets.token_hex(16) + "\n", 0o444)
     _write(root / "etc/systemd/network/10-host0.network", network_file(node.address, host_address))
+    _write(root / "etc/systemd/system/lab-loop.service", LOOP_DEVICES)
+    wanted = root / "etc/systemd/system/sysinit.target.wants/lab-loop.service"
+    wanted.parent.mkdir(exist_ok=True)
+    wanted.symlink_to("../lab-loop.service")
     (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     _write(root / "root/.ssh/authorized_keys", f"{public_key}\n", 0o600)
     host_key = root / "etc/ssh/ssh_host_ed25519_key"

@@ -20,7 +20,7 @@ from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import Demand
 from engine.report import Report
 from installer import product
-from installer.depot import Depot
+from installer.depot import Depot, targets_of
 from installer.site import controlpki, prove
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
@@ -161,7 +161,7 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
     playbooks = product.data("playbooks")
     tracker = Tracker([h.name for h in inventory.hosts if h.groups != ("control",)], listener)
     variables: dict[str, Any] = {
-        **site_variables(inventory, outcome.release),
+        **site_variables(inventory, outcome.release, targets_of(view)),
         "appliance_depot_view": str(view),
         "appliance_depot_root": str(root),
         "appliance_ca_dir": str(request.ca_dir.resolve()),

@@ -98,6 +98,10 @@ class Site(_Strict):
     egress: tuple[Flow, ...] = ()
     rolling: Rolling = Rolling()
     runtime: Name = Field("vllm", description="Wheel set of the definition that serves models.")
+    runtime_form: Literal["auto", "image", "wheels"] = Field(
+        "auto",
+        description="Whether nodes mount the runtime's image or install its wheels; auto takes the image where the release has one.",
+    )
     services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
         (), description="Served models; one until the policy gateway can route by model."
     )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from installer.site.inventory import Inventory
+from engine.blobs import Blobs
+from engine.errors import InputError
+from engine.fetch import STORE
+from engine.trust import Target
+from installer.runtime.recipe import DIRECTORY, WHEELS
+from installer.site.inventory import Inventory, Site
 
-VIEWS = "/var/lib/appliance/views"  # where the engine shows a release's content; engine.fetch.STORE
+VIEWS = STORE / "views"  # where the engine shows a release's content
 
 
-def variables(inventory: Inventory, release: str) -> dict[str, Any]:
+def variables(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> dict[str, Any]:
     """Variables that are made from the whole site: lists of dictionaries, which templates cannot make.
 
+    Args:
+        targets: what the release holds, by path; from metadata whose signatures were checked.
+
     Returns:
+        appliance_runtime_image: for the role vllm, the image as a file of the node and its SHA-256; empty for wheels.
+        appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
         appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
         appliance_services: for the role vllm, models as directories on the node.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
@@ -24,7 +35,12 @@ def variables(inventory: Inventory, release: str) -> dict[str, Any]:
         entry["model"] = f"{VIEWS}/{release}/content/models/{service.model}"
         services.append(entry)
     peers = [{"host": h.address, "port": site.inference_port} for h in inventory.in_group("gpu")]
+    image = runtime_image(site, targets)
     return {
+        "appliance_runtime_image": {"path": str(Blobs(STORE / "blobs").path(image.sha256)), "sha256": image.sha256}
+        if image
+        else {},
+        "appliance_runtime_profiles": [] if image else [f"gpu{WHEELS}"],
         "appliance_release": release,
         "appliance_site": site.model_dump(mode="json"),
         "appliance_batch": site.rolling.batch,
@@ -35,3 +51,19 @@ def variables(inventory: Inventory, release: str) -> dict[str, Any]:
         ],
         "appliance_remote_upstreams": [{"name": s.name, "peers": peers} for s in site.services],
     }
+
+
+def runtime_image(site: Site, targets: Mapping[str, Target]) -> Target | None:
+    """The image that GPU nodes mount; None when they install wheels.
+
+    Raises:
+        InputError: the site wants an image and the release has none.
+    """
+    image = targets.get(f"content/{DIRECTORY}/{site.runtime}.squashfs")
+    if site.runtime_form == "image" and image is None:
+        raise InputError(
+            f"the release has no image of the runtime {site.runtime}",
+            where="appliance_site.runtime_form",
+            remedy=f"Set `runtime: debs` on the wheel set {site.runtime} of the definition and build again, or use runtime_form: wheels.",
+        )
+    return image if site.runtime_form != "wheels" else None

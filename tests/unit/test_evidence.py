@@ -171,6 +171,6 @@ def test_evidence_is_the_same_twice_and_no_node_fetches_it(tmp_path: Path) -> No
     assert made[0] == made[1]
     assert sorted(made[0].values()).count(b"mit") == 1
     assert b"climbs" not in made[0].values()
-    label = _labels(lock)
+    label = _labels(work.definition.model_copy(update={"wheels": ()}), lock)
     assert {label(p).profiles for p in made[0]} == {()}
     assert label("content/wheels/requirements.txt").profiles == ("gpu",)

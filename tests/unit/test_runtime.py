@@ -1,0 +1,129 @@
+"""What a runtime image is made from, who fetches it, and what two trees differ in."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InputError
+from engine.trust import Target
+from installer import definition, lockfile
+from installer.bundle.build import _labels
+from installer.definition import Definition
+from installer.lockfile import Artifact, Kind, Lock
+from installer.runtime import audit
+from installer.runtime.recipe import recipes
+from installer.site.inventory import Site
+from installer.site.variables import runtime_image
+from tests.demo import TREE
+
+IMAGE = "content/runtimes/vllm.squashfs"
+INTERPRETER = ("libpython3.11-minimal", "libpython3.11-stdlib", "python3.11-minimal")
+
+
+def artifact(kind: Kind, name: str, sha256: str = "0" * 64) -> Artifact:
+    ends = {"wheels": "-1-py3-none-any.whl", "debs": "_1_amd64.deb"}
+    below = {"wheels": "wheels/vllm", "debs": "debs/pool"}
+    return Artifact(
+        path=f"{below[kind]}/{name}{ends[kind]}", kind=kind, group="vllm" if kind == "wheels" else "", name=name, version="1",
+        size=1, sha256=sha256, source="file:x", profiles=("gpu",),
+    )  # fmt: skip
+
+
+def demo() -> Definition:
+    return definition.load(TREE / "bundles" / "demo.yml")
+
+
+def locked(*artifacts: Artifact) -> Lock:
+    return lockfile.make(demo(), list(artifacts))
+
+
+@pytest.fixture
+def whole() -> Lock:
+    return locked(artifact("wheels", "a"), artifact("wheels", "b"), *(artifact("debs", n) for n in INTERPRETER))
+
+
+def test_an_image_is_made_of_its_wheels_and_its_interpreter(whole: Lock) -> None:
+    (recipe,) = recipes(demo(), whole)
+    assert recipe.path == IMAGE
+    assert [a.name for a in recipe.wheels] == ["a", "b"]
+    assert sorted(a.name for a in recipe.packages) == sorted(INTERPRETER)
+
+
+def test_a_lock_without_the_interpreter_is_refused_and_says_what_to_add() -> None:
+    with pytest.raises(InputError, match=r"the lock has no libpython3\.11-stdlib") as refused:
+        recipes(
+            demo(), locked(artifact("wheels", "a"), *(artifact("debs", n) for n in INTERPRETER if "stdlib" not in n))
+        )
+    assert "Add python3.11 to debs.groups" in refused.value.remedy
+
+
+def test_other_inputs_or_tools_make_another_image_and_the_release_does_not(whole: Lock) -> None:
+    (recipe,) = recipes(demo(), whole)
+    (same,) = recipes(demo().model_copy(update={"version": "2.0.0"}), whole)
+    (other,) = recipes(demo(), locked(artifact("wheels", "a", "1" * 64), *(artifact("debs", n) for n in INTERPRETER)))
+    tools = {"squashfs-tools": "4.5.1"}
+    assert recipe.key(tools) == same.key(tools)
+    assert recipe.key(tools) != other.key(tools)
+    assert recipe.key(tools) != recipe.key({"squashfs-tools": "4.6"})
+
+
+def test_nodes_fetch_the_image_and_wheels_only_when_they_ask_for_them(whole: Lock) -> None:
+    label = _labels(demo(), whole)
+    assert label(IMAGE).profiles == ("gpu",)
+    assert label("content/runtimes/vllm.json").profiles == ()
+    assert label("content/wheels/vllm/a-1-py3-none-any.whl").profiles == ("gpu:wheels",)
+    assert label("content/wheels/vllm/requirements.txt").profiles == ("gpu:wheels",)
+    without = demo().model_copy(update={"wheels": tuple(w.model_copy(update={"runtime": ""}) for w in demo().wheels)})
+    assert _labels(without, whole)("content/wheels/vllm/a-1-py3-none-any.whl").profiles == ("gpu",)
+
+
+@pytest.mark.parametrize(
+    ("form", "has", "taken"),
+    [("auto", True, True), ("auto", False, False), ("wheels", True, False), ("image", True, True)],
+)
+def test_the_site_chooses_between_image_and_wheels(form: str, has: bool, taken: bool) -> None:
+    site = Site.model_validate(
+        {"control": {"address": "192.0.2.1"}, "management_sources": ["192.0.2.0/24"], "runtime_form": form}
+    )
+    targets = {IMAGE: Target(IMAGE, 1, "0" * 64)} if has else {}
+    assert (runtime_image(site, targets) is not None) is taken
+
+
+def test_a_site_that_wants_an_image_hears_when_there_is_none() -> None:
+    site = Site.model_validate(
+        {"control": {"address": "192.0.2.1"}, "management_sources": ["192.0.2.0/24"], "runtime_form": "image"}
+    )
+    with pytest.raises(InputError, match="no image of the runtime vllm"):
+        runtime_image(site, {})
+
+
+def test_every_kind_of_difference_between_two_trees_is_found(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "lib").mkdir(parents=True)
+        for file in ("same", "bytes", "mode", "kind"):
+            (tmp_path / name / "lib" / file).write_text(file)
+        (tmp_path / name / "link").symlink_to("lib/same")
+    assert audit.compare(tmp_path / "one", tmp_path / "two") == (6, ())
+    two = tmp_path / "two"
+    (two / "lib" / "bytes").write_text("bytez")
+    (two / "lib" / "mode").chmod(0o755)
+    (two / "lib" / "kind").unlink()
+    (two / "lib" / "kind").symlink_to("same")
+    (two / "link").unlink()
+    (two / "more.pth").write_text("import os")
+    _, differences = audit.compare(tmp_path / "one", two)
+    assert {(d.path, d.what.split(" (")[0]) for d in differences} == {
+        ("lib/bytes", "has other bytes in the image than in its wheel or package"),
+        ("lib/mode", "is -rwxr-xr-x in the image, -rw-r--r-- in its wheel or package"),
+        ("lib/kind", "is link to same in the image, -rw-r--r-- in its wheel or package"),
+        ("link", "is missing in the image"),
+        ("more.pth", "is in the image and in no wheel or package"),
+    }
+
+
+def test_the_demo_asks_for_an_image_with_the_interpreter() -> None:
+    assert [w.runtime for w in demo().wheels] == ["debs"]
+    assert subprocess.run(["mksquashfs", "-version"], capture_output=True, check=False).stdout.startswith(b"mksquashfs")

@@ -25,7 +25,7 @@ from engine.copying import copy_piece, copy_target
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
-from engine.verify import Finding
+from engine.verify import Finding, metadata_finding
 from installer.carry.compare import lacking
 from installer.carry.plan import Item, Volume, plan
 
@@ -208,9 +208,12 @@ def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[
     index, known = read_index(volume), pieces(trusted)
     mine = set(index.volumes[index.number - 1]) if 0 < index.number <= len(index.volumes) else set()
     findings: list[Finding] = []
-    present = {
-        e.path: e for e in tree.walk(volume) if not e.path.startswith("metadata/") and e.path not in (INDEX, LABEL)
-    }
+    present = {}
+    for entry in tree.walk(volume):
+        if entry.path.startswith("metadata/"):
+            findings.extend(metadata_finding(entry.path.removeprefix("metadata/"), trusted))
+        elif entry.path not in (INDEX, LABEL):
+            present[entry.path] = entry
     report.begin("verify", sum(e.size for e in present.values()))
     for path, entry in sorted(present.items()):
         if path in known:

@@ -6,6 +6,7 @@ It claims what a lone builder may (build level 1); its signature is the bundle's
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine import durable
@@ -44,3 +45,9 @@ def statement(lock: Lock, *, builder: str = BUILDER) -> dict[str, object]:
             "runDetails": {"builder": {"id": builder}},
         },
     }
+
+
+def differences(told: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    """Names of the parts in which two statements differ: ``subject``, ``buildDefinition`` and the like."""
+    one, other = ({**s, **p} if isinstance(p := s.get("predicate"), dict) else dict(s) for s in (told, expected))
+    return sorted(k for k in {*one, *other} - {"predicate"} if one.get(k) != other.get(k))

@@ -24,7 +24,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root
 from tuf.ngclient.fetcher import FetcherInterface
 
-from engine import clock, durable, trust
+from engine import clock, durable, strictjson, trust
 from engine.errors import InputError, TrustError
 from engine.trust import Trusted
 
@@ -115,7 +115,7 @@ class Memory:
     def _versions(self) -> dict[str, int]:
         path = self.directory / "versions.json"
         try:
-            return {str(name): int(version) for name, version in json.loads(path.read_text()).items()}
+            return {str(name): int(version) for name, version in strictjson.loads(path.read_bytes()).items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, TypeError) as error:

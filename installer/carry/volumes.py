@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import durable, tree
+from engine import durable, strictjson, tree
 from engine.blobs import hash_stream
 from engine.copying import copy_piece, copy_target
 from engine.errors import InputError, ResourceError, TrustError
@@ -179,13 +179,13 @@ def read_index(volume: Path) -> Index:
     try:
         with tree.open_beneath(volume, INDEX) as file:
             raw: bytes = file.read(MAX_INDEX + 1)
-        data = json.loads(raw) if len(raw) <= MAX_INDEX else None
+        data = strictjson.loads(raw) if len(raw) <= MAX_INDEX else None
         listed = tuple(tuple(map(str, v["paths"])) for v in data["volumes"])  # type: ignore[index]
         numbers = [int(data.get(key, 0)) for key in ("number", "parity", "length")]  # type: ignore[union-attr]
         if not (listed and 0 < numbers[0] < 1 << 16 and 0 <= numbers[1] <= MAX_PARITY and 0 <= numbers[2] < 1 << 50):
             raise ValueError("a number in it is not possible")
         return Index(numbers[0], listed, numbers[1], numbers[2], str(data.get("sha256", "")))  # type: ignore[union-attr]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrustError(
             f"the volume's index is damaged: {error}",
             where=str(volume / INDEX),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from installer.evidence import licences, provenance, sbom
+from installer.evidence import imagefiles, licences, provenance, sbom
 from installer.kinds import Work
 from installer.lockfile import Lock
 
@@ -18,8 +18,10 @@ def write(lock: Lock, work: Work, content: Path, *, builder: str = provenance.BU
     """Write all evidence. The same lock and the same files give the same bytes. ``builder`` is the builder's URI.
 
     Raises:
-        TrustError: an NVIDIA package carries no licence text, so it may not be passed on.
+        TrustError: an NVIDIA package carries no licence text, so it may not be passed on; or a package or an image's layer
+            is damaged, or larger inside than an honest one can be.
     """
-    licences.write(lock, work, content)
+    inside = imagefiles.read(lock, work)
+    licences.write(lock, work, content, inside)
     provenance.write(lock, content, builder=builder)
-    sbom.write(work.definition, lock, content, work.epoch)
+    sbom.write(work.definition, lock, content, work.epoch, inside)

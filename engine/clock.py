@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from engine import durable
+from engine import durable, strictjson
 from engine.errors import TrustError
 
 TOLERANCE = timedelta(minutes=10)  # what two machines' clocks may differ without anybody being wrong
@@ -58,7 +58,7 @@ def latest(file: Path) -> datetime | None:
         TrustError: the file is damaged; guessing would undo what it is for.
     """
     try:
-        return datetime.fromisoformat(json.loads(file.read_text())["latest"])
+        return datetime.fromisoformat(strictjson.loads(file.read_bytes())["latest"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

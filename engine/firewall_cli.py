@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from engine import nft
+from engine import nft, strictjson
 from engine.errors import ApplianceError, Exit, InputError
 from engine.firewall import Firewall
 from engine.firewall_rules import Rules
@@ -51,7 +51,7 @@ def _check(firewall: Firewall, rules: Rules) -> dict[str, Any]:
 
 def _rules() -> Rules:
     try:
-        found = json.load(sys.stdin)
+        found = strictjson.loads(sys.stdin.buffer.read())
     except ValueError as error:
         raise InputError(f"standard input is no JSON: {error}", remedy="Let the firewall role make it.") from error
     if not isinstance(found, dict):

@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engine import strictjson
 from engine.blobs import hash_stream
 from engine.errors import ApplianceError, InputError, TrustError
 from engine.process import ProcessError, run
@@ -105,7 +106,7 @@ def _copy(layout: Path, digest: str, private: Path) -> bytes:
 def _inside(manifest: bytes, layout: Path) -> tuple[str, list[str]]:
     """SHA-256 of config and layers."""
     try:
-        document = json.loads(manifest)
+        document = strictjson.loads(manifest)
         digests = [d["digest"] for d in (document["config"], *document["layers"])]
         config, *layers = (re.fullmatch(r"sha256:([0-9a-f]{64})", d)[1] for d in digests)  # type: ignore[index]
     except (ValueError, KeyError, TypeError) as error:

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root
 from tuf.ngclient.fetcher import FetcherInterface
 
-from engine import clock, durable, trust
+from engine import clock, durable, strictjson, trust
 from engine.errors import InputError, TrustError
 from engine.trust import Trusted
 
@@ -38,21 +39,40 @@ class Demand:
     Attributes:
         minimum_version: refuse anything older; how a client without memory is protected by one that has it.
         downgrade: the operator's reason for going back to an older bundle; empty refuses to.
+        approvals: files in which other people agree to that downgrade.
     """
 
     minimum_version: int = 0
     downgrade: str = ""
+    approvals: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True)
+class Downgrade:
+    """One step back: from the newest version seen of a name to an older release's."""
+
+    name: str
+    release: str
+    before: int
+    after: int
+
+
+Judge = Callable[[Downgrade, tuple[Path, ...]], list[dict[str, str]]]
 ANY = Demand()
 
 
 class Memory:
-    """The memory below ``directory`` of a client that pinned ``pinned_root``."""
+    """The memory below ``directory`` of a client that pinned ``pinned_root``.
 
-    def __init__(self, directory: Path, pinned_root: bytes) -> None:
+    Args:
+        judge: decides on a downgrade by its approvals, raises when they are too few, and returns what goes on record;
+            None where nobody but the operator is asked.
+    """
+
+    def __init__(self, directory: Path, pinned_root: bytes, judge: Judge | None = None) -> None:
         self.directory = directory
         self._pinned = pinned_root
+        self._judge = judge
 
     @property
     def clock_file(self) -> Path:
@@ -95,7 +115,7 @@ class Memory:
     def _versions(self) -> dict[str, int]:
         path = self.directory / "versions.json"
         try:
-            return {str(name): int(version) for name, version in json.loads(path.read_text()).items()}
+            return {str(name): int(version) for name, version in strictjson.loads(path.read_bytes()).items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -128,7 +148,7 @@ class Memory:
             )
         clock.check_signed_at(first.version, now)
         if demand.downgrade:
-            self._forget(first, demand.downgrade)
+            self._forget(first, demand)
         elif first.version < demand.minimum_version:
             raise TrustError(
                 f"{first.release} has version {first.version}; at least {demand.minimum_version} is required here",
@@ -171,18 +191,20 @@ class Memory:
                     f"version {version} of the root is missing",
                     remedy="Export the chain again on the builder; it holds every version.",
                 )
-            _require_follows(known[version - 1], chain[version], version)
+            require_follows(known[version - 1], chain[version], version)
             known[version] = chain[version]
             durable.write(self.directory / "roots" / f"{version}.root.json", chain[version])
         return max(known)
 
-    def _forget(self, older: Trusted, reason: str) -> None:
+    def _forget(self, older: Trusted, demand: Demand) -> None:
         """Forget what was newest of one name, on record; the newest root stays in force for what comes instead."""
-        before = self.version(older.name)
+        before, reason = self.version(older.name), demand.downgrade
         if before <= older.version:
             return
         if len(reason.strip()) < MIN_REASON:
             raise InputError("the reason for a downgrade is too short", remedy="Say in a few words why older is meant.")
+        step = Downgrade(older.name, older.release, before, older.version)
+        approved = self._judge(step, demand.approvals) if self._judge else []
         line = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "by": os.environ.get("SUDO_USER") or getpass.getuser(),
@@ -190,10 +212,15 @@ class Memory:
             "from": before,
             "to": older.version,
             "reason": reason,
+            **({"approved": approved} if approved else {}),
         }
-        _append(self.overrides, json.dumps(line, ensure_ascii=False))
+        self.note(line)
         self._remember(older.name, older.version)
         shutil.rmtree(self.state(older.name), ignore_errors=True)
+
+    def note(self, line: Mapping[str, object]) -> None:
+        """Put one line on record, on the disk before anything is done because of it."""
+        _append(self.overrides, json.dumps(line, ensure_ascii=False))
 
     def _keep_roots(self, state: Path) -> None:
         """What python-tuf verified for one name holds for all."""
@@ -212,7 +239,12 @@ def _version(root: bytes) -> int:
         ) from error
 
 
-def _require_follows(before: bytes, after: bytes, version: int) -> None:
+def require_follows(before: bytes, after: bytes, version: int) -> None:
+    """``after`` is root ``version``, signed by the thresholds of ``before`` and of itself.
+
+    Raises:
+        TrustError: it is not.
+    """
     try:
         old, new = Metadata[Root].from_bytes(before), Metadata[Root].from_bytes(after)
         if new.signed.version != version:

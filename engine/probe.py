@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engine import strictjson
 from engine.errors import ApplianceError, InputError
 
 MAX_ANSWER = 1 << 20  # bytes; a completion of one token is a few hundred
@@ -177,8 +178,8 @@ def _cut(sock: socket.socket, late: threading.Event) -> None:
 
 def _tokens(raw: bytes, target: Target) -> int:
     try:
-        tokens = int(json.loads(raw)["usage"]["completion_tokens"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        tokens = int(strictjson.loads(raw)["usage"]["completion_tokens"])
+    except (ValueError, KeyError, TypeError) as error:
         raise _failure(target, "the model's answer is not what the API promises") from error
     if tokens < 1:
         raise _failure(target, "the model answered without a token")

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuf.api.metadata import Metadata, Root
+
 from engine import tree, trust
 from engine.blobs import hash_stream
 from engine.errors import InputError, TrustError
-from engine.memory import ANY, Demand, Memory
+from engine.memory import ANY, Demand, Memory, require_follows
 from engine.report import Report, Silent, printable
 from engine.trust import Target, Trusted
 
@@ -74,7 +76,40 @@ def verify(bundle: Path, pinned_root: bytes, *, report: Report | None = None) ->
     Raises:
         TrustError: the metadata itself was refused; no content was read then.
     """
-    return compare(bundle, open_bundle(bundle, pinned_root), report)
+    outcome = compare(bundle, open_bundle(bundle, pinned_root), report)
+    bad = {f.path for f in outcome.findings}
+    found = [f for f in roots(bundle, outcome.trusted, pinned_root) if f.path not in bad]
+    return Verification(outcome.trusted, tuple(sorted((*outcome.findings, *found), key=lambda f: (f.path, f.problem))))
+
+
+def roots(bundle: Path, trusted: Trusted, pinned_root: bytes) -> list[Finding]:
+    """Roots in the bundle that are not what they should be.
+
+    The client reads those after the pinned one alone. One before it cannot be proven by it, but must lead to it.
+    """
+    names = {int(e.path.split(".")[0]): e.path for e in tree.walk(bundle / "metadata") if _in_chain(e.path, trusted)}
+    findings, after = [], None
+    for version, name in sorted(names.items(), reverse=True):
+        with tree.open_beneath(bundle, f"metadata/{name}") as file:
+            data = file.read(trust.CONFIG.root_max_length + 1)
+        try:
+            _require_root(data, version, after, pinned_root)
+        except Exception as error:  # python-tuf raises many types on malformed input
+            findings.append(Finding("changed", f"metadata/{name}", printable(f"not the root of this chain: {error}")))
+        after = data
+    return findings
+
+
+def _require_root(data: bytes, version: int, after: bytes | None, pinned_root: bytes) -> None:
+    """Root ``version`` parses, is signed by its own threshold, leads to ``after``, and is the pinned one if it has its version."""
+    own, pinned = (Metadata[Root].from_bytes(d) for d in (data, pinned_root))
+    if own.signed.version != version:
+        raise TrustError(f"it says that it is version {own.signed.version}")
+    own.signed.verify_delegate("root", own.signed_bytes, own.signatures)
+    if version == pinned.signed.version and own.signed_bytes != pinned.signed_bytes:
+        raise TrustError("it is not the pinned one")
+    if after is not None:
+        require_follows(data, after, version + 1)
 
 
 def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Verification:
@@ -92,7 +127,7 @@ def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Ver
                 )
             )
         elif head == "metadata":
-            findings.extend(_metadata(rest, trusted))
+            findings.extend(metadata_finding(rest, trusted))
         elif entry.path in trusted.targets:
             present[entry.path] = entry.size
         else:
@@ -117,14 +152,19 @@ def without(outcome: Verification, excused: Callable[[Finding], bool]) -> Verifi
     return Verification(outcome.trusted, tuple(f for f in outcome.findings if not excused(f)))
 
 
-def _metadata(name: str, trusted: Trusted) -> list[Finding]:
+def metadata_finding(name: str, trusted: Trusted) -> list[Finding]:
     """A file below metadata/ is one of the fixed names or a root of the chain, else nobody signed it."""
-    version, dot, rest = name.partition(".")
-    in_chain = dot and rest == "root.json" and version.isdigit() and 1 <= int(version) <= trusted.root_version
     return (
         []
-        if name in METADATA or in_chain
+        if name in METADATA or _in_chain(name, trusted)
         else [Finding("unsigned", printable(f"metadata/{name}", keep=""), "not part of the verified chain")]
+    )
+
+
+def _in_chain(name: str, trusted: Trusted) -> bool:
+    version, _, rest = name.partition(".")
+    return (
+        rest == "root.json" and version.isdecimal() and len(version) < 7 and 1 <= int(version) <= trusted.root_version
     )
 
 

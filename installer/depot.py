@@ -28,6 +28,7 @@ from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
 from installer.carry.sources import sources as find_sources
+from installer.trust import downgrade
 
 HEADROOM = 64 << 20  # bytes
 COPIERS = 4
@@ -148,7 +149,11 @@ class Depot:
         Raises:
             InputError: nothing was pinned yet.
         """
-        return Memory(self.root / "trust", self.pin(None))
+        return self._memory(self.pin(None))
+
+    def _memory(self, pinned: bytes) -> Memory:
+        directory = self.root / "trust"
+        return Memory(directory, pinned, lambda step, approvals: downgrade.judge(directory, step, approvals))
 
     def open(self, bundle: Path, root_json: Path | None, demand: Demand) -> Trusted:
         """Check a bundle's metadata against what is pinned and remembered; a first root is pinned once it opened a bundle.
@@ -158,7 +163,7 @@ class Depot:
             InputError: there is no root, or not the pinned one.
         """
         pinned = self.pin(root_json)
-        trusted = verify.open_bundle(bundle, pinned, Memory(self.root / "trust", pinned), demand)
+        trusted = verify.open_bundle(bundle, pinned, self._memory(pinned), demand)
         if not self.pinned_root.is_file():
             durable.write(self.pinned_root, pinned)
         return trusted

@@ -26,9 +26,11 @@ from engine.tree import Entry
 from installer.intake import WEIGHTS
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
 GIT_LIMIT = 64 << 20  # bytes; the hub itself wants files beyond 10 MB in LFS
+FILES_LIMIT = 20_000  # a model has tens
+PATH_LIMIT = 1024  # characters
 TIMEOUT_S = 60.0
 T = TypeVar("T")
 
@@ -79,26 +81,11 @@ class Hub:
         Raises:
             UpstreamError: no such repository or commit, access refused, or no answer.
         """
-        from huggingface_hub import hf_hub_url  # noqa: PLC0415 - slow to import
-
         where = f"{self.endpoint}/{repository}@{revision[:12]}"
         info = self._ask(
             where, lambda api: api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         )
-        if info.sha != revision:
-            raise UpstreamError(
-                f"the hub answers for another commit, {info.sha}", where=where, remedy="Correct HF_ENDPOINT."
-            )
-        pins = []
-        for s in info.siblings or []:
-            if s.size is None or not s.blob_id:
-                raise UpstreamError(
-                    f"the hub does not tell size and hash of {s.rfilename}", where=where, remedy="Correct HF_ENDPOINT."
-                )
-            url = hf_hub_url(repository, s.rfilename, revision=revision, endpoint=self.endpoint)
-            size, sha256 = (s.lfs.size, s.lfs.sha256) if s.lfs else (s.size, "")
-            pins.append(Pin(s.rfilename, url, size, sha256, s.blob_id))
-        return pins, str(info.gated) if info.gated else ""
+        return pins_of(info, repository, revision, self.endpoint), str(info.gated) if info.gated else ""
 
     @contextmanager
     def explained(self, where: str, url: str) -> Iterator[None]:
@@ -123,7 +110,7 @@ class Hub:
 
         try:
             return question(HfApi(endpoint=self.endpoint, token=self._token or False))
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise _refusal(error, where) from error
 
 
@@ -209,6 +196,49 @@ class Repository:
                 remedy="Check the connection and run the same command again; it continues where it stopped.",
             )
         return bytes(got)
+
+
+def pins_of(info: ModelInfo, repository: str, revision: str, endpoint: str) -> list[Pin]:
+    """The files that the hub lists. Its client takes any value for size, hash and name; here they are what they should be.
+
+    Raises:
+        UpstreamError: the hub answers for another commit, or describes a file in a way that no hub does.
+    """
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415 - slow to import
+
+    where = f"{endpoint}/{repository}@{revision[:12]}"
+    if info.sha != revision:
+        raise UpstreamError(
+            f"the hub answers for another commit, {str(info.sha)[:64]!a}", where=where, remedy="Correct HF_ENDPOINT."
+        )
+    siblings = info.siblings or []
+    if len(siblings) > FILES_LIMIT:
+        raise UpstreamError(
+            f"the hub lists more than {FILES_LIMIT} files", where=where, remedy="Use another repository."
+        )
+    found = []
+    for s in siblings:
+        size, sha256 = (s.lfs.size, s.lfs.sha256) if s.lfs else (s.size, "")
+        named = isinstance(s.rfilename, str) and s.rfilename.isprintable() and 0 < len(s.rfilename) <= PATH_LIMIT
+        if not (
+            named
+            and type(size) is int
+            and 0 <= size < 1 << 63
+            and _hex(s.blob_id, 40, 64)
+            and (sha256 == "" or _hex(sha256, 64))
+        ):
+            raise UpstreamError(
+                f"the hub does not tell size and hash of {str(s.rfilename)[:120]!a}",
+                where=where,
+                remedy="Correct HF_ENDPOINT.",
+            )
+        url = hf_hub_url(repository, s.rfilename, revision=revision, endpoint=endpoint)
+        found.append(Pin(s.rfilename, url, size, sha256, s.blob_id or ""))
+    return found
+
+
+def _hex(value: object, *lengths: int) -> bool:
+    return isinstance(value, str) and len(value) in lengths and set(value) <= set("0123456789abcdef")
 
 
 def _refusal(error: Exception, where: str) -> ApplianceError:

@@ -22,7 +22,8 @@ from installer.definition import Waiver
 
 WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
-JSON_LIMIT = 128 << 20  # bytes; the largest tokenizer.json in use has about 35 MB
+JSON_LIMIT = 64 << 20  # bytes; the largest tokenizer.json in use has about 35 MB and 2.5 million parts
+JSON_PARTS = 4_000_000  # values, lists and tables: what a small text of brackets would become in memory
 TEXT_LIMIT = 4 << 20  # bytes of a template that are read; one with more characters than chattemplate.LIMIT is refused
 ALLOWED = re.compile(
     r"\.(safetensors|json|jsonl|txt|md|jinja|jinja2|tiktoken)$|\.model(\.v\d+)?$"
@@ -221,8 +222,12 @@ def _json(file: Entry, read: Read, documents: dict[str, Any]) -> Iterator[Findin
         pairs.extend((k, v) for k, v in table if k in ("auto_map", "chat_template"))
         return dict(table)
 
+    raw = read(file.path, file.size)
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > JSON_PARTS:
+        yield Finding("json", file.path, f"it has more than {JSON_PARTS} parts")
+        return
     try:
-        documents[file.path] = json.loads(read(file.path, file.size), object_pairs_hook=watch)
+        documents[file.path] = json.loads(raw, object_pairs_hook=watch)
     except (ValueError, RecursionError) as error:
         yield Finding("json", file.path, f"it is not JSON: {error}")
         return
@@ -263,6 +268,8 @@ def _indexes(documents: dict[str, Any], tensors: dict[str, frozenset[str]]) -> I
             if "/" in shard or not shard.lower().endswith(WEIGHTS):
                 yield Finding("index", path, f"it names {shard[:80]!a}, which is no shard beside it")
             elif (there := tensors.get(posixpath.join(below, shard))) is None:
-                yield Finding("index", path, f"it names {shard}, which is not there or not sound")
+                yield Finding("index", path, f"it names {shard[:80]!a}, which is not there or not sound")
             elif missing := sorted(t for t, s in shards.items() if s == shard and t not in there):
-                yield Finding("index", path, f"it looks for {missing[0][:80]!a} in {shard}, which does not have it")
+                yield Finding(
+                    "index", path, f"it looks for {missing[0][:80]!a} in {shard[:80]!a}, which does not have it"
+                )

@@ -39,8 +39,11 @@ def _said(card: bytes) -> str:
     if not parts:
         return ""
     try:
+        # Merged again and again, an alias grows without end; a card states its licence without one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(parts[1], yaml.CSafeLoader)):
+            return ""
         matter = yaml.load(parts[1], yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError):
         return ""
     if not isinstance(matter, dict):
         return ""

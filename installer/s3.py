@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -27,6 +28,7 @@ from engine.tree import Entry
 from installer.definition import S3
 from installer.intake import WEIGHTS
 
+PAGES_LIMIT = 2000  # a store may answer with empty pages for ever
 OBJECTS_LIMIT = 20_000  # a model has tens of files; a bucket by mistake has millions
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -92,13 +94,22 @@ class Store:
         pages = self._ask(
             lambda client: [
                 o
-                for page in client.get_paginator("list_objects_v2").paginate(
-                    Bucket=self.place.bucket, Prefix=folder, PaginationConfig={"MaxItems": OBJECTS_LIMIT + 1}
+                for page in islice(
+                    client.get_paginator("list_objects_v2").paginate(
+                        Bucket=self.place.bucket, Prefix=folder, PaginationConfig={"MaxItems": OBJECTS_LIMIT + 1}
+                    ),
+                    PAGES_LIMIT,
                 )
                 for o in page.get("Contents", [])
             ]
         )
-        found = [(o["Key"].removeprefix(folder), o["Size"]) for o in pages if not o["Key"].endswith("/")]
+        try:
+            listed = [(str(o["Key"]), int(o["Size"])) for o in pages]
+        except (KeyError, TypeError, ValueError):
+            listed = [("", -1)]
+        if any(size < 0 or not key.startswith(folder) or not key.isprintable() for key, size in listed):
+            raise UpstreamError("the store does not answer as a store", where=self.where, remedy="Correct `endpoint`.")
+        found = [(key.removeprefix(folder), size) for key, size in listed if not key.endswith("/")]
         if not 0 < len(found) <= OBJECTS_LIMIT:
             raise UpstreamError(
                 f"the store has {'more than ' + str(OBJECTS_LIMIT) if found else 'no'} objects there",
@@ -131,13 +142,23 @@ class Store:
 
     def _ask(self, question: Callable[[Any], Any], where: str = "") -> Any:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
         try:
             return question(self._client)
         except ClientError as error:
             said = error.response.get("Error", {})
             raise _refusal(str(said.get("Code", "")), where or self.where) from None
-        except BotoCoreError as error:
+        # The parser's own error is no BotoCoreError, and it lets some of the standard library's through.
+        except (
+            BotoCoreError,
+            ResponseParserError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:
             raise UpstreamError(
                 f"the store does not answer: {type(error).__name__}",
                 where=where or self.where,

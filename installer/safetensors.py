@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import TrustError
 
-HEADER_LIMIT = 100_000_000  # bytes; the library's own limit
+HEADER_LIMIT = 32 << 20  # bytes, enough for 250 000 tensors; the library's own limit is 100 MB
+PARTS_LIMIT = 4_000_000  # values, lists and tables; a tensor has eight. Ten bytes of text become a hundred of memory.
 SIZE_LIMIT = 1 << 63  # bits or bytes; a product of dimensions beyond this overflows in readers
 DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -76,6 +77,8 @@ def check(file: BinaryIO, size: int, name: str) -> frozenset[str]:
 def _parse(raw: bytes, name: str) -> dict[str, Any]:
     if not raw.startswith(b"{"):
         _refuse(name, "its header does not begin with a JSON object")
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > PARTS_LIMIT:
+        _refuse(name, f"its header has more than {PARTS_LIMIT} parts")
     try:
         header = json.loads(raw.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:

@@ -19,13 +19,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import durable, tree
+from engine import durable, strictjson, tree
 from engine.blobs import hash_stream
 from engine.copying import copy_piece, copy_target
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
-from engine.verify import Finding
+from engine.verify import Finding, metadata_finding
 from installer.carry.compare import lacking
 from installer.carry.plan import Item, Volume, plan
 
@@ -179,13 +179,13 @@ def read_index(volume: Path) -> Index:
     try:
         with tree.open_beneath(volume, INDEX) as file:
             raw: bytes = file.read(MAX_INDEX + 1)
-        data = json.loads(raw) if len(raw) <= MAX_INDEX else None
+        data = strictjson.loads(raw) if len(raw) <= MAX_INDEX else None
         listed = tuple(tuple(map(str, v["paths"])) for v in data["volumes"])  # type: ignore[index]
         numbers = [int(data.get(key, 0)) for key in ("number", "parity", "length")]  # type: ignore[union-attr]
         if not (listed and 0 < numbers[0] < 1 << 16 and 0 <= numbers[1] <= MAX_PARITY and 0 <= numbers[2] < 1 << 50):
             raise ValueError("a number in it is not possible")
         return Index(numbers[0], listed, numbers[1], numbers[2], str(data.get("sha256", "")))  # type: ignore[union-attr]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrustError(
             f"the volume's index is damaged: {error}",
             where=str(volume / INDEX),
@@ -208,9 +208,12 @@ def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[
     index, known = read_index(volume), pieces(trusted)
     mine = set(index.volumes[index.number - 1]) if 0 < index.number <= len(index.volumes) else set()
     findings: list[Finding] = []
-    present = {
-        e.path: e for e in tree.walk(volume) if not e.path.startswith("metadata/") and e.path not in (INDEX, LABEL)
-    }
+    present = {}
+    for entry in tree.walk(volume):
+        if entry.path.startswith("metadata/"):
+            findings.extend(metadata_finding(entry.path.removeprefix("metadata/"), trusted))
+        elif entry.path not in (INDEX, LABEL):
+            present[entry.path] = entry
     report.begin("verify", sum(e.size for e in present.values()))
     for path, entry in sorted(present.items()):
         if path in known:

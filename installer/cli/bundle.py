@@ -166,6 +166,14 @@ def verify(
     depot: Annotated[
         Path | None, typer.Option("--depot", help="For a delta: what this depot holds need not be in the bundle.")
     ] = None,
+    expect_builder: Annotated[
+        str,
+        typer.Option(
+            "--expect-builder",
+            metavar="URI",
+            help="Refuse a bundle whose provenance names another builder, or does not fit its lock and files.",
+        ),
+    ] = "",
 ) -> None:
     """Check a bundle: signatures first, then every file against them.
 
@@ -175,12 +183,14 @@ def verify(
     Examples:
       appliance verify --root /etc/appliance/root.json /media/drive/demo-1.0.0
       appliance verify dist/demo-1.0.0 --json
+      appliance verify /media/drive/demo-1.0.0 --expect-builder https://ci.example.org/appliance
     """
     from engine import verify as verifying
     from engine.errors import Exit
     from engine.report import printable
     from installer.carry import volumes
     from installer.depot import Depot
+    from installer.evidence import contents
 
     screen = screen_of(ctx)
     pinned, where = pinned_root(root, keys)
@@ -196,8 +206,10 @@ def verify(
             outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
         )
     trusted = outcome.trusted
+    if expect_builder and not any(f.path in (contents.PROVENANCE, contents.MANIFEST) for f in outcome.findings):
+        contents.require_builder(bundle, trusted, expect_builder)
     data = {
-        "bundle": str(bundle), "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
+        "bundle": str(bundle), "builder": expect_builder or None, "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
         "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
     }  # fmt: skip
     if outcome.good:

@@ -273,12 +273,18 @@ def report(
 
     Example: appliance report runs/20261121T080000.000000Z/report.dsse.json --site site.pub.json
     """
-    import json
-
+    from engine import strictjson
+    from engine.errors import TrustError
     from installer.site.install import REPORT
     from installer.trust import envelope
 
-    said = json.loads(envelope.unseal(file, REPORT, site))
-    nodes = ", ".join(f"{node} ({about['changed']} changed)" for node, about in said["nodes"].items())
-    verdict = "good" if said["good"] else "NOT GOOD"
-    screen_of(ctx).result(said, f"{said['release']} on {said['started']}: {verdict}; {nodes}")
+    try:
+        said = strictjson.loads(envelope.unseal(file, REPORT, site))
+        nodes = ", ".join(f"{node} ({about['changed']} changed)" for node, about in said["nodes"].items())
+        verdict = "good" if said["good"] else "NOT GOOD"
+        line = f"{said['release']} on {said['started']}: {verdict}; {nodes}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrustError(
+            "what the site signed is no report", where=str(file), remedy="Ask the site for it again."
+        ) from error
+    screen_of(ctx).result(said, line)

@@ -11,6 +11,7 @@ from installer.cli.options import (
     DEFAULT_DEPOT,
     DEFAULT_SITE_KEYS,
     AllowDowngrade,
+    Approvals,
     DepotDir,
     PassphraseFile,
     Root,
@@ -43,6 +44,7 @@ def import_bundle(
         int, typer.Option(help="Refuse anything older; for the first import, from the release note.", metavar="VERSION")
     ] = 0,
     allow_downgrade: AllowDowngrade = "",
+    approval: Approvals = None,
 ) -> None:
     """Verify a bundle and take it into the depot.
 
@@ -63,7 +65,7 @@ def import_bundle(
     from installer.depot import Depot
 
     screen = screen_of(ctx)
-    demand = Demand(minimum_version, allow_downgrade)
+    demand = Demand(minimum_version, allow_downgrade, tuple(approval or ()))
     if is_volume(bundles[0]):
         _import_volumes(screen, Depot(depot), bundles, root, demand)
         return
@@ -129,6 +131,7 @@ def install(
     diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
     allow_downgrade: AllowDowngrade = "",
+    approval: Approvals = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Install a release on the nodes of an inventory.
@@ -158,7 +161,8 @@ def install(
     with screen, private_copy(secret) as secret_file:
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
-            root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, site_keys=site_keys,
+            root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
+            site_keys=site_keys,
         )  # fmt: skip
         outcome = run_install(request, screen, _listener(screen))
     _print(screen, outcome)

@@ -75,6 +75,14 @@ AllowDowngrade = Annotated[
         help="Accept an older bundle than the newest seen; the reason is kept on record.",
     ),
 ]
+Approvals = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--approval",
+        metavar="FILE",
+        help="With --allow-downgrade: what `trust approve-downgrade` wrote for another person; may be repeated.",
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Pinned root of trust (root.json); the depot's once it has one.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from installer.cli.options import DEFAULT_DEPOT, DepotDir, screen_of
+from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, PinFile, screen_of
 
 app = typer.Typer(
     help="See what this control host trusts; follow new roots.", no_args_is_help=True, rich_markup_mode=None
@@ -24,12 +24,14 @@ def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
 
     from engine import clock
     from installer.depot import Depot
+    from installer.trust import downgrade
     from installer.trust.keys import read_root
 
     memory = Depot(depot).memory()
     root = read_root(memory.newest_root(), str(depot))
     seen = clock.latest(memory.clock_file)
     overrides = memory.overrides.read_text().splitlines() if memory.overrides.exists() else []
+    asked = downgrade.policy(memory.directory)
     table = Table(
         "bundle",
         "newest version",
@@ -46,6 +48,9 @@ def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
             "latest_time": seen.isoformat() if seen else None,
             "names": {name: memory.version(name) for name in names},
             "overrides": overrides,
+            "downgrade_needs": None
+            if asked is None
+            else {"threshold": asked.threshold, "keys": [k.name for k in asked.keys]},
         },
         table,
     )
@@ -89,4 +94,77 @@ def update(
         f"Root version {version} is in force"
         if version != before
         else f"Root version {version} was in force already; nothing changed",
+    )
+
+
+@app.command("require-approval")
+def require_approval(
+    ctx: typer.Context,
+    keys: Annotated[list[Path], typer.Option("--key", help="NAME.pub.json of one who may agree; may be repeated.")],
+    threshold: Annotated[int, typer.Option(help="How many of them must agree.", min=1)] = 1,
+    depot: DepotDir = DEFAULT_DEPOT,
+) -> None:
+    """From now on no downgrade without the signed agreement of other people.
+
+    Without it, the operator's reason alone (`--allow-downgrade`) is enough, on record. This is settled once for a depot,
+    and the settling is on record too.
+
+    Example: appliance trust require-approval --key alice.pub.json --key bob.pub.json
+    """
+    from datetime import UTC, datetime
+
+    from installer.depot import Depot
+    from installer.trust import downgrade, signer
+
+    memory = Depot(depot).memory()
+    made = downgrade.require_from_now_on(memory.directory, [signer.read_public(k) for k in keys], threshold)
+    names = [k.name for k in made.keys]
+    memory.note(
+        {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "policy": f"{threshold} of {', '.join(names)} must agree to a downgrade",
+            "keyids": [k.keyid for k in made.keys],
+        }
+    )
+    screen_of(ctx).result(
+        {"threshold": threshold, "keys": [{"name": k.name, "keyid": k.keyid} for k in made.keys]},
+        f"{threshold} of {', '.join(names)} must agree to every downgrade of this depot",
+    )
+
+
+@app.command("approve-downgrade")
+def approve_downgrade(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="The older release, NAME-VERSION.", metavar="RELEASE")],
+    before: Annotated[
+        int, typer.Option("--from", help="The newest version that the site has seen.", metavar="VERSION")
+    ],
+    after: Annotated[int, typer.Option("--to", help="The older release's version.", metavar="VERSION")],
+    reason: Annotated[str, typer.Option("--reason", help="Why older is meant; it goes on record.")],
+    key: Annotated[Path, typer.Option("--key", help="Your NAME.pub.json, its private half beside it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("downgrade-approval.json"),
+    days: Annotated[int, typer.Option(help="How long it may be used.", min=1, max=90)] = 7,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+) -> None:
+    """Agree, with your own key, that a site goes back to an older release. The refusal there prints the versions.
+
+    The file is good for this one step, once. Whoever runs `import` or `install` gives it with --approval.
+
+    Example: appliance trust approve-downgrade ours-1.0.0 --from 1795255562 --to 1795169162 --reason "1.1.0 loses requests" --key bob.pub.json
+    """
+    from datetime import UTC, datetime
+
+    from engine.memory import Downgrade
+    from installer.trust import downgrade, signer
+    from installer.trust.secret import passphrase, pin
+
+    file = signer.read_public(key)
+    secret = "" if file.uri.exists() else passphrase(passphrase_file, purpose=f"the key {file.name}")
+    made = downgrade.approve(
+        Downgrade("", release, before, after), reason, days, out, file, secret, pin(pin_file), datetime.now(UTC)
+    )
+    screen_of(ctx).result(
+        {"approval": str(out), "by": file.public.keyid, "until": made.until.isoformat()},
+        f"Wrote {out}: {file.name} agrees that {release} follows version {before}, until {made.until:%Y-%m-%d}",
     )

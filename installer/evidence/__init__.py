@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from installer.evidence import licences, provenance, sbom
+from installer.evidence import imagefiles, licences, provenance, sbom
 from installer.kinds import Work
 from installer.lockfile import Lock
 
@@ -25,8 +25,10 @@ def write(
         made: SHA-256 by path of what the builder made out of artifacts.
 
     Raises:
-        TrustError: an NVIDIA package carries no licence text, so it may not be passed on.
+        TrustError: an NVIDIA package carries no licence text, so it may not be passed on; or a package or an image's layer
+            is damaged, or larger inside than an honest one can be.
     """
-    licences.write(lock, work, content)
+    inside = imagefiles.read(lock, work)
+    licences.write(lock, work, content, inside)
     provenance.write(lock, content, builder=builder, made=made or {})
-    sbom.write(work.definition, lock, content, work.epoch)
+    sbom.write(work.definition, lock, content, work.epoch, inside)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from engine import strictjson
 from engine.copying import read_target
 from engine.errors import TrustError
 from engine.trust import Trusted
 from engine.verify import open_bundle
+from installer.evidence import provenance
 from installer.lockfile import Artifact, Lock
 
 MANIFEST, LICENCES, SBOM = "content/manifest.json", "content/licences/index.json", "content/sbom/bundle.cdx.json"
+PROVENANCE = "content/provenance/bundle.intoto.json"
+OTHER_VERSION = "It was made by another version of appliance; use that one."
 LIMIT = 64 << 20  # bytes of any of these; 20 000 artifacts are 12 MB
 
 
@@ -54,7 +57,7 @@ def read(bundle: Path, pinned_root: bytes) -> Contents:
     except ValidationError as error:
         raise TrustError(
             f"the manifest's lock is not ours: {error.error_count()} mistakes", where=MANIFEST,
-            remedy="It was made by another version of appliance; use that one.",
+            remedy=OTHER_VERSION,
         ) from error  # fmt: skip
     licences = _json(bundle, trusted, LICENCES) if LICENCES in trusted.targets else {}
     return Contents(trusted, dict(manifest.get("definition") or {}), lock, licences)
@@ -72,10 +75,45 @@ def sbom(bundle: Path, pinned_root: bytes) -> bytes:
     return read_target(bundle, trusted.targets[SBOM], LIMIT)
 
 
+def require_builder(bundle: Path, trusted: Trusted, expected: str) -> None:
+    """The provenance names ``expected`` as its builder, and tells of this bundle's artifacts and no others.
+
+    Raises:
+        TrustError: it names another, does not fit the signed lock or files, or is not there.
+    """
+    told = _json(bundle, trusted, PROVENANCE)
+    try:
+        lock = Lock.model_validate(_json(bundle, trusted, MANIFEST).get("lock"))
+        builder = str(told["predicate"]["runDetails"]["builder"]["id"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise TrustError("the provenance is not one of ours", where=PROVENANCE, remedy=OTHER_VERSION) from error
+    if builder != expected:
+        raise TrustError(
+            f"the provenance names the builder {builder[:200]!a}, not {expected!a}",
+            where=PROVENANCE,
+            remedy="Do not use this bundle unless its builder explains the other id; see `build bundle --builder-id`.",
+        )
+    differing = provenance.differences(told, provenance.statement(lock, builder=expected))
+    signed = {p: t.sha256 for p, t in trusted.targets.items()}
+    if any(signed.get(f"content/{a.path}") != a.sha256 for a in lock.artifacts):
+        differing = [*differing, "the signed files"]
+    if differing:
+        raise TrustError(
+            f"the provenance does not tell of what is in the bundle: {', '.join(differing)} differ",
+            where=PROVENANCE,
+            remedy="Do not use this bundle; ask its builder.",
+        )
+
+
 def _json(bundle: Path, trusted: Trusted, path: str) -> dict[str, Any]:
     if path not in trusted.targets:
         raise TrustError("the bundle does not have it", where=path, remedy="Build the bundle again with this version.")
-    data: dict[str, Any] = json.loads(read_target(bundle, trusted.targets[path], LIMIT))
+    try:
+        data = strictjson.loads(read_target(bundle, trusted.targets[path], LIMIT))
+    except ValueError as error:
+        raise TrustError(f"it is not JSON of ours: {error}", where=path, remedy=OTHER_VERSION) from error
+    if not isinstance(data, dict):
+        raise TrustError("it is not a table", where=path, remedy=OTHER_VERSION)
     return data
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine import durable
 from engine.errors import TrustError
 from installer.evidence import texts
+from installer.evidence.imagefiles import Inside
 from installer.evidence.texts import Found
 from installer.kinds import Work, debevidence
 from installer.lockfile import Artifact, Lock
@@ -34,25 +36,39 @@ class Entry:
     texts: tuple[str, ...]
 
 
-def write(lock: Lock, work: Work, content: Path) -> None:
-    """Write texts, ``index.json`` and ``index.txt``.
+def write(lock: Lock, work: Work, content: Path, inside: Mapping[str, Inside] | None = None) -> None:
+    """Write texts, ``index.json`` and ``index.txt``. ``inside`` is what was read from the images, by their names.
 
     Raises:
         TrustError: an NVIDIA package carries no licence text.
     """
     artifacts = tuple(a for a in lock.artifacts if not debevidence.is_evidence(a))
     found = {a.path: _read(a, work) for a in artifacts}
-    entries = index(artifacts, found)
+    inside = inside or {}
+    entries = index(artifacts, found, inside)
     require_nvidia([e for e in entries if not found[e.path].empty])
-    for text in {t.data: t for f in found.values() for t in f.texts}.values():
+    every = [*(t for f in found.values() for t in f.texts), *(t for i in inside.values() for t in i.texts)]
+    for text in {t.data: t for t in every}.values():
         durable.write(content / "licences" / "texts" / f"{_sha256(text.data)}.txt", text.data)
     data = {
         "artifacts": [asdict(e) for e in entries],
+        "images": {name: _image(i) for name, i in sorted(inside.items())},
         "unknown": [e.path for e in entries if unknown(e)],
         "ask_before_redistribution": [e.path for e in entries if developer_tool(e)],
     }
     durable.write(content / "licences" / "index.json", json.dumps(data, indent=1, sort_keys=True) + "\n")
-    durable.write(content / "licences" / "index.txt", readable(entries))
+    durable.write(content / "licences" / "index.txt", readable(entries, inside))
+
+
+def _image(inside: Inside) -> dict[str, object]:
+    """An image's packages and what could not be read of it."""
+    packages = [{k: v for k, v in asdict(p).items() if v} for p in inside.packages]
+    return {
+        "label": inside.label,
+        "distribution": inside.distribution,
+        "packages": packages,
+        "unread": list(inside.unread),
+    }
 
 
 def _read(artifact: Artifact, work: Work) -> Found:
@@ -64,8 +80,14 @@ def _read(artifact: Artifact, work: Work) -> Found:
     return texts.of_model_file(artifact.path, file) if artifact.kind == "models" else Found()
 
 
-def index(artifacts: tuple[Artifact, ...], found: dict[str, Found]) -> list[Entry]:
-    """An entry for every artifact; files of a model share its texts, packages those that they link to."""
+def index(
+    artifacts: tuple[Artifact, ...], found: dict[str, Found], inside: Mapping[str, Inside] | None = None
+) -> list[Entry]:
+    """An entry for every artifact; files of a model or an image share its texts, packages those that they link to.
+
+    An image's licence is what the definition says, else what its own label says.
+    """
+    images = inside or {}
     debs = {a.name: found[a.path] for a in artifacts if a.kind == "debs"}
     models: dict[str, list[texts.Text]] = {}
     for a in artifacts:
@@ -74,8 +96,11 @@ def index(artifacts: tuple[Artifact, ...], found: dict[str, Found]) -> list[Entr
     entries = []
     for a in artifacts:
         mine = list(found[a.path].texts) + [t for link in found[a.path].links for t in debs.get(link, Found()).texts]
-        hashes = {_sha256(t.data) for t in (models[a.group] if a.kind == "models" else mine)}
-        entries.append(Entry(a.path, a.kind, a.name, a.version, a.licence, tuple(sorted(hashes))))
+        image = images.get(a.group) if a.kind == "images" else None
+        shared = image.texts if image else models[a.group] if a.kind == "models" else mine
+        hashes = {_sha256(t.data) for t in shared}
+        licence = a.licence or (image.label if image else "")
+        entries.append(Entry(a.path, a.kind, a.name, a.version, licence, tuple(sorted(hashes))))
     return entries
 
 
@@ -107,13 +132,17 @@ def unknown(entry: Entry) -> bool:
     return not entry.licence and not entry.texts
 
 
-def readable(entries: list[Entry]) -> str:
+def readable(entries: list[Entry], inside: Mapping[str, Inside] | None = None) -> str:
     """The index for people; what is unknown comes first."""
     lines = ["Licences of this bundle", "", "Texts are in texts/, each named by its SHA-256.", ""]
     bad = [e for e in entries if unknown(e)]
     lines += [f"Artifacts of unknown licence: {len(bad)}", *(f"  {e.path}" for e in bad), ""]
     if tools := [e for e in entries if developer_tool(e)]:
         lines += ["NVIDIA developer tools: ask NVIDIA before passing them on", *(f"  {e.path}" for e in tools), ""]
+    for name, image in sorted((inside or {}).items()):
+        lines += [f"Inside image {name}: {len(image.packages)} packages, {len(image.texts)} licence texts"]
+        lines += [f"  {p.type} {p.name} {p.version}: {p.licence or 'see its text'}" for p in image.packages]
+        lines += [*(f"  not read: {path}" for path in image.unread), ""]
     for e in entries:
         lines.append(f"{e.path}\n  {e.name} {e.version}: {e.licence or ('see text' if e.texts else 'unknown')}")
         lines += [f"  texts/{t}.txt" for t in e.texts]

@@ -49,3 +49,9 @@ def statement(lock: Lock, *, builder: str = BUILDER, made: Mapping[str, str] | N
             "runDetails": {"builder": {"id": builder}},
         },
     }
+
+
+def differences(told: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    """Names of the parts in which two statements differ: ``subject``, ``buildDefinition`` and the like."""
+    one, other = ({**s, **p} if isinstance(p := s.get("predicate"), dict) else dict(s) for s in (told, expected))
+    return sorted(k for k in {*one, *other} - {"predicate"} if one.get(k) != other.get(k))

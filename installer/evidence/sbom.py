@@ -7,7 +7,7 @@ on when or where it was made: the serial number comes from the lock, the time is
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from packageurl import PackageURL
 import installer
 from engine import durable
 from installer.definition import Definition
+from installer.evidence.imagefiles import Inside
 from installer.kinds import debevidence
 from installer.lockfile import Artifact, Lock
 
@@ -32,13 +33,15 @@ NAMESPACE = uuid.UUID("5f6d7f0e-9f0c-5d4e-8a53-0d3c6f1f7a10")  # ours, for seria
 PATH = "sbom/bundle.cdx.json"
 
 
-def write(definition: Definition, lock: Lock, content: Path, epoch: int) -> None:
+def write(
+    definition: Definition, lock: Lock, content: Path, epoch: int, inside: Mapping[str, Inside] | None = None
+) -> None:
     """Write the bill of ``lock``; ``epoch`` is the bundle's time in seconds since 1970."""
-    durable.write(content / PATH, text(definition, lock, epoch))
+    durable.write(content / PATH, text(definition, lock, epoch, inside))
 
 
-def text(definition: Definition, lock: Lock, epoch: int) -> str:
-    """CycloneDX 1.6 as JSON, the same for the same lock."""
+def text(definition: Definition, lock: Lock, epoch: int, inside: Mapping[str, Inside] | None = None) -> str:
+    """CycloneDX 1.6 as JSON, the same for the same lock. ``inside`` is what was read from the images, by their names."""
     about = Component(
         name=lock.name, version=lock.version, type=ComponentType.APPLICATION, bom_ref="bundle",
         description=definition.description or None,
@@ -48,13 +51,13 @@ def text(definition: Definition, lock: Lock, epoch: int) -> str:
     bom.metadata.component = about
     tool = Component(name="appliance", version=installer.__version__, type=ComponentType.APPLICATION, bom_ref="tool")
     bom.metadata.tools = ToolRepository(components=[tool])
-    components = list(_components(definition, lock))
+    components = list(_components(definition, lock, inside or {}))
     bom.components = components  # the library sorts them into a set of its own
     bom.register_dependency(about, components)
     return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"
 
 
-def _components(definition: Definition, lock: Lock) -> Iterable[Component]:
+def _components(definition: Definition, lock: Lock, inside: Mapping[str, Inside]) -> Iterable[Component]:
     for artifact in lock.artifacts:
         if artifact.kind not in ("models", "images") and not debevidence.is_evidence(artifact):
             yield _component(
@@ -68,18 +71,33 @@ def _components(definition: Definition, lock: Lock) -> Iterable[Component]:
             if artifact.kind == kind:
                 groups.setdefault(artifact.group or artifact.name, []).append(artifact)
         for name, files in sorted(groups.items()):
-            yield _group(name, type_, files)
+            yield _group(name, type_, files, inside.get(name, Inside()) if kind == "images" else Inside())
 
 
-def _group(name: str, type_: ComponentType, files: list[Artifact]) -> Component:
-    """A model or an image with its files below it."""
+def _group(name: str, type_: ComponentType, files: list[Artifact], inside: Inside) -> Component:
+    """A model or an image with its files below it, and the packages that an image holds."""
     first = files[0]
     return Component(
         name=name, version=first.version or None, type=type_, group=first.kind, bom_ref=f"{first.kind}/{name}",
-        licenses=_licences(next((f.licence for f in files if f.licence), "")),
+        licenses=_licences(next((f.licence for f in files if f.licence), inside.label)),
         properties=_properties(first, sum(f.size for f in files)),
-        components=[_component(f, ComponentType.FILE, None) for f in files],
+        components=[*(_component(f, ComponentType.FILE, None) for f in files), *_packages(name, inside)],
     )  # fmt: skip
+
+
+def _packages(image: str, inside: Inside) -> Iterable[Component]:
+    """Packages inside an image, named as scanners look them up."""
+    system, _, _ = inside.distribution.partition("-")
+    for package in inside.packages:
+        told = {"arch": package.arch, "distro": inside.distribution if package.type != "pypi" else ""}
+        purl = PackageURL(
+            package.type, None if package.type == "pypi" else system or None, package.name, package.version,
+            {k: v for k, v in told.items() if v},
+        )  # fmt: skip
+        yield Component(
+            name=package.name, version=package.version, type=ComponentType.LIBRARY, purl=purl,
+            bom_ref=f"images/{image}#{purl}", licenses=_licences(package.licence),
+        )  # fmt: skip
 
 
 def _component(artifact: Artifact, type_: ComponentType, purl: PackageURL | None) -> Component:

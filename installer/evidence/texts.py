@@ -5,17 +5,15 @@ from __future__ import annotations
 import posixpath
 import re
 import stat
-import subprocess
-import tarfile
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import TrustError
+from installer import debfile, tarstream, wheelarchive
 
 MAX_TEXT = 2 << 20  # bytes of one licence text; the longest real ones are some hundred kilobytes
 MAX_TEXTS = 500  # of one artifact
+MAX_TOTAL = 32 << 20  # bytes of all texts of one artifact
 NAMES = re.compile(r"(licen[cs]e|copying|copyright|notice|use_policy|eula)", re.IGNORECASE)
 IN_PACKAGE = re.compile(r"(licen[cs]e|copying|notice|eula)([-_.][^/]*)?", re.IGNORECASE)  # a whole file name
 DIST_INFO = re.compile(r"^[^/]+\.dist-info/(licenses/.+|[^/]+)$")
@@ -48,24 +46,17 @@ def of_wheel(wheel: Path) -> Found:
         TrustError: the wheel is damaged or encrypted.
     """
     texts: list[Text] = []
-    empty = True
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for info in sorted(archive.infolist(), key=lambda i: i.filename):
-                empty = empty and ".dist-info/" in info.filename
-                name = _text_name(info)
-                if not name or len(texts) >= MAX_TEXTS:
-                    continue
-                with archive.open(info) as file:  # the size that the archive claims may be a lie
-                    data = file.read(MAX_TEXT + 1)
-                if len(data) <= MAX_TEXT:
-                    texts.append(Text(name, data))
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-        raise TrustError(
-            f"the wheel's licence texts cannot be read: {error}",
-            where=wheel.name,
-            remedy="Lock again from a sound source.",
-        ) from error
+    empty, left = True, MAX_TOTAL
+    with wheelarchive.opened(wheel) as archive:
+        for info in sorted(archive.infolist(), key=lambda i: i.filename):
+            empty = empty and ".dist-info/" in info.filename
+            name = _text_name(info)
+            if not name or len(texts) >= MAX_TEXTS:
+                continue
+            data = wheelarchive.read(archive, info, min(MAX_TEXT, left))
+            if data is not None:
+                texts.append(Text(name, data))
+                left -= len(data)
     return Found(tuple(texts), empty=empty)
 
 
@@ -87,35 +78,29 @@ def of_deb(deb: Path) -> Found:
     Raises:
         TrustError: its file system archive cannot be read.
     """
-    # Not engine.process.run: the archive is binary and may be gigabytes, so it is read as it comes.
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None  # noqa: S101
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                return _of_tar(archive)
-        except (tarfile.TarError, EOFError) as error:
-            raise TrustError(
-                f"the package's files cannot be read: {error}", where=deb.name, remedy="Lock again from a sound source."
-            ) from error
-        finally:
-            process.kill()
+    with debfile.files(deb) as members:
+        return of_members(members)
 
 
-def _of_tar(archive: tarfile.TarFile) -> Found:
+def of_members(members: tarstream.Reader) -> Found:
+    """What a file system's archive has of licence texts, and of links to those of other packages."""
     texts: list[Text] = []
     links: set[str] = set()
-    for member in archive:
-        archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member; packages hold hundreds of thousands
+    left = MAX_TOTAL
+    for member in members:
         name = posixpath.normpath(member.name.lstrip("/"))
-        if member.issym() and (COPYRIGHT.match(name) or DOC.match(name)):
-            target = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), member.linkname)).lstrip("/")
+        if member.kind == "link" and (COPYRIGHT.match(name) or DOC.match(name)):
+            target = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), member.target)).lstrip("/")
             if other := COPYRIGHT.match(target) or DOC.match(target):
                 links.add(other[1])
-        elif COPYRIGHT.match(name) and member.isreg() and member.size <= MAX_TEXT and len(texts) < MAX_TEXTS:
-            file = archive.extractfile(member)
-            texts.append(Text(name, file.read(MAX_TEXT) if file else b""))
+        elif (
+            member.kind == "file"
+            and member.size <= min(MAX_TEXT, left)
+            and COPYRIGHT.match(name)
+            and len(texts) < MAX_TEXTS
+        ):
+            texts.append(Text(name, members.read(MAX_TEXT)))
+            left -= member.size
     return Found(tuple(sorted(texts, key=lambda t: t.name)), tuple(sorted(links)))
 
 

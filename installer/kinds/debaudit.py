@@ -6,18 +6,16 @@ The chain needs nothing but files: a keyring, the vendor's `InRelease` (or `Rele
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from engine.errors import InputError, TrustError
 from engine.process import run
+from installer import unpack
 
 EVIDENCE = "evidence/"  # below debs/
 POOL = "pool/"
@@ -90,7 +88,8 @@ def audit(files: Mapping[str, Path], keyrings: Sequence[Path] = ()) -> list[Vouc
                     where=f"{EVIDENCE}{slug}/{index}",
                     remedy="Do not use the packages; copy the bundle again from its source.",
                 )
-            ours |= packages_of(parts[index], wanted)
+            _, size = listed.get(index.removesuffix(".xz").removesuffix(".gz"), ("", None))
+            ours |= packages_of(parts[index], wanted, size)
         vouched |= ours
         found.append((slug, field(text, "Date"), signers, tuple(indexes), set(ours)))
     for name, sha256 in sorted(hashes.items()):
@@ -167,8 +166,11 @@ def field(release: str, name: str) -> str:
     return found[1].strip() if found else ""
 
 
-def packages_of(index: Path, wanted: set[str]) -> dict[str, str]:
+def packages_of(index: Path, wanted: set[str], size: int | None = None) -> dict[str, str]:
     """SHA-256 to NAME_VERSION_ARCH.deb for the wanted packages of an index.
+
+    Args:
+        size: bytes of the unpacked index as the vendor signed it, where it did.
 
     Raises:
         TrustError: the index cannot be read or is too large.
@@ -176,18 +178,14 @@ def packages_of(index: Path, wanted: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     stanza: dict[bytes, str] = {}
     keys = (b"Package", b"Version", b"Architecture", b"SHA256")
-    try:
-        for line in _lines(index):
-            if not line.strip():
-                _take(stanza, wanted, found)
-                stanza = {}
-            key, colon, value = line.partition(b":")
-            if colon and key in keys:
-                stanza[key] = value.strip().decode(errors="replace")
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise TrustError(
-            f"cannot read the index: {error}", where=str(index), remedy="Copy the bundle again."
-        ) from error
+    limit = min(MAX_INDEX, unpack.allowance(index.stat().st_size) if size is None else size)
+    for line in _lines(index, limit):
+        if not line.strip():
+            _take(stanza, wanted, found)
+            stanza = {}
+        key, colon, value = line.partition(b":")
+        if colon and key in keys:
+            stanza[key] = value.strip().decode(errors="replace")
     _take(stanza, wanted, found)
     return found
 
@@ -200,25 +198,10 @@ def _take(stanza: dict[bytes, str], wanted: set[str], found: dict[str, str]) -> 
         found[sha256] = f"{stanza.get(b'Package')}_{version}_{stanza.get(b'Architecture')}.deb"
 
 
-def _lines(index: Path) -> Iterator[bytes]:
-    with _opened(index) as stream:
-        total = 0
+def _lines(index: Path, limit: int) -> Iterator[bytes]:
+    with unpack.opened(index, limit) as stream:
         while line := stream.readline(MAX_LINE):
-            total += len(line)
-            if total > MAX_INDEX:
-                raise TrustError(
-                    f"the index has more than {MAX_INDEX} bytes", where=str(index), remedy="Use another source."
-                )
             yield line
-
-
-def _opened(index: Path) -> lzma.LZMAFile | gzip.GzipFile | BinaryIO:
-    """The decompressed index; told by its first bytes, for the builder's cache names files by their hash."""
-    with index.open("rb") as raw:
-        magic = raw.read(6)
-    if magic == b"\xfd7zXZ\x00":
-        return lzma.LZMAFile(index)
-    return gzip.GzipFile(index) if magic[:2] == b"\x1f\x8b" else index.open("rb")
 
 
 def _signed(slug: str, parts: Mapping[str, Path], keyrings: Sequence[Path]) -> tuple[str, tuple[str, ...]]:

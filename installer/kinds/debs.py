@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import ProcessError, run
-from installer import aptmirror
+from installer import aptmirror, debfile
 from installer.definition import DebGroup
 from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, items, place
 from installer.lockfile import Artifact
@@ -100,6 +100,7 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
     for artifact in artifacts:
         if debevidence.is_evidence(artifact):
             continue
+        debfile.require_small_control(work.cache.path(artifact.sha256))
         try:
             told = run(
                 ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",

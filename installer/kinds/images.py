@@ -17,8 +17,6 @@ from installer.definition import Image
 from installer.kinds import Work, imagelist, oci, place, skopeo
 from installer.lockfile import Artifact
 
-MANIFEST_LIMIT = 4 << 20  # bytes; registries refuse larger ones
-
 
 def resolve(work: Work) -> list[Artifact]:
     """Pin every image to the manifest for the target's processor and list the blobs it names.
@@ -176,7 +174,7 @@ def _manifests(work: Work, artifacts: Sequence[Artifact]) -> list[Artifact]:
 
 
 def _read(work: Work, blob: oci.Blob) -> bytes:
-    if blob.size > MANIFEST_LIMIT:
+    if blob.size > oci.MAX_DOCUMENT:
         raise TrustError(
             f"images: {blob.size} bytes are too many for a manifest or config", remedy="Use another image."
         )

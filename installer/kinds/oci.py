@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine import strictjson
 from engine.errors import InputError
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -23,6 +24,7 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
+MAX_DOCUMENT = 4 << 20  # bytes of a manifest or config; registries refuse larger ones
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
 
 
@@ -212,8 +214,8 @@ def _list(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _load(raw: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        data = strictjson.loads(raw)
+    except ValueError as error:
         raise InputError(f"the manifest is not JSON: {error}", remedy="Check what the source serves.") from error
     if not isinstance(data, dict):
         raise InputError("the manifest is not a JSON object", remedy="Check what the source serves.")

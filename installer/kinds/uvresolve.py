@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import sysconfig
@@ -95,7 +96,7 @@ def resolve(
             ) from error
         lock = tomllib.loads((here / "pylock.toml").read_text())
     order = {tag: i for i, tag in enumerate(tags(target))}
-    found = [_best(package, order, wheels.name) for package in lock.get("packages", [])]
+    found = [chosen(package, order, wheels.name) for package in lock.get("packages", [])]
     by_name = {d.filename: d for d in direct}
     return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
 
@@ -107,6 +108,31 @@ def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:
         yield from ("--default-index" if i == len(indexes) - 1 else "--index", url)
     for place in wheels.find_links or config.find_links:
         yield from ("--find-links", place)
+
+
+def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Found:
+    """The wheel of a package for the target; names and hashes are what the index said, so they are taken for nothing else.
+
+    Raises:
+        InputError: it has none, or the index gives no SHA-256 or no name of a wheel.
+    """
+    try:
+        found = _best(package, order, wheel_set)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # InvalidWheelFilename is a ValueError
+        raise InputError(
+            f"wheels: {wheel_set}: the index describes {str(package.get('name'))[:80]!a} in a way that cannot be locked: {error}",
+            remedy="Use an index that gives wheels with their SHA-256.",
+        ) from error
+    if (
+        not re.fullmatch(r"[0-9a-f]{64}", found.sha256)
+        or not re.fullmatch(r"[\w.+!-]+", found.filename)
+        or found.size < 0
+    ):
+        raise InputError(
+            f"wheels: {wheel_set}: the index gives no sound name, size and SHA-256 of {found.filename[:120]!a}",
+            remedy="Use an index that gives wheels with their SHA-256.",
+        )
+    return found
 
 
 def _best(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Found:

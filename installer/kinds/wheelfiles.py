@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import email.parser
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from installer import wheelarchive
 
 
 def unfit_python(metadata: bytes, python: str) -> str:
@@ -31,7 +32,7 @@ def collisions(wheels: Iterable[tuple[str, Path]]) -> dict[tuple[str, str], list
     seen: dict[str, tuple[int, int, str]] = {}
     found: dict[tuple[str, str], list[str]] = {}
     for label, path in wheels:
-        with zipfile.ZipFile(path) as archive:
+        with wheelarchive.opened(path) as archive:
             for info in archive.infolist():
                 name = info.filename
                 if "/" not in name or name.endswith("/") or ".dist-info/" in name or ".data/" in name:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.parser
 import html
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from engine import durable
 from engine.download import Downloader, Item
 from engine.errors import InputError, TrustError, UpstreamError
+from installer import wheelarchive
 from installer.definition import WheelSet
 from installer.kinds import Work, directwheels, items, pipconfig, place, uvresolve, wheelfiles
 from installer.kinds.uvresolve import Found
@@ -99,18 +99,10 @@ def metadata_of(wheel: Path) -> bytes:
     Raises:
         TrustError: not a zip archive, or a damaged one.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for info in archive.infolist():
-                if (
-                    info.filename.endswith(".dist-info/METADATA")
-                    and info.filename.count("/") == 1
-                    and info.file_size <= MAX_METADATA
-                ):
-                    with archive.open(info) as file:
-                        return file.read(MAX_METADATA)
-    except Exception as error:  # zipfile and its decompressors raise a dozen types on bytes of a stranger
-        raise TrustError(f"not a wheel: {error}", where=str(wheel), remedy="Do not use it.") from error
+    with wheelarchive.opened(wheel) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(".dist-info/METADATA") and info.filename.count("/") == 1:
+                return wheelarchive.read(archive, info, MAX_METADATA) or b""
     return b""
 
 

@@ -48,6 +48,11 @@ class Request:
     diff: bool = False
     limit: str = ""
     downgrade: str = ""  # the operator's reason for installing an older release than the newest seen
+    approvals: tuple[Path, ...] = ()  # others' agreement to it, where the depot asks for one
+
+    @property
+    def demand(self) -> Demand:
+        return Demand(downgrade=self.downgrade, approvals=self.approvals)
 
 
 @dataclass
@@ -113,11 +118,14 @@ def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, 
     depot = request.depot
     if request.bundle is None:
         outcome.release = request.release or _newest(depot)
-        return depot.view(outcome.release), depot.pinned_root
+        view = depot.view(outcome.release)
+        if request.downgrade and not request.check:
+            # Going back to what is here already is the same step as importing it: asked for, agreed to and on record once.
+            with depot.exclusive():
+                depot.open(view, None, request.demand)
+        return view, depot.pinned_root
     if not request.check:
-        imported = depot.import_bundle(
-            request.bundle, root_json=request.root, demand=Demand(downgrade=request.downgrade), report=report
-        )
+        imported = depot.import_bundle(request.bundle, root_json=request.root, demand=request.demand, report=report)
         outcome.release, outcome.imported_bytes, outcome.size = (
             imported.trusted.release,
             imported.copied,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import urllib3
 
+from engine import strictjson
 from installer.site import controlpki
 from installer.site.inventory import Host, Inventory, Service
 
@@ -71,18 +72,27 @@ def ask(url: str, model: str, context: ssl.SSLContext) -> str:
     response = pool.request(
         "POST", url, body=json.dumps(body), headers={"Content-Type": "application/json"}, preload_content=False
     )
-    raw = response.read(MAX_ANSWER)
+    raw = response.read(MAX_ANSWER, decode_content=False)  # unpacked, a small answer may be a large one
     if response.status != 200:
         raise ValueError(f"status {response.status}: {raw[:300].decode(errors='replace')}")
+    return said(raw)
+
+
+def said(raw: bytes) -> str:
+    """The text of a chat completion that holds at least one token.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
-        data = json.loads(raw)
+        data = strictjson.loads(raw)
         tokens, choice = int(data["usage"]["completion_tokens"]), data["choices"][0]
-        said = str(choice["message"]["content"] or choice.get("finish_reason"))
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        text = str(choice["message"]["content"] or choice.get("finish_reason"))
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("the answer is not that of a chat completion") from error
     if tokens < 1:
         raise ValueError("the answer holds no token")
-    return said
+    return text
 
 
 def _refused(url: str, model: str, context: ssl.SSLContext) -> bool:

@@ -10,7 +10,7 @@ from securesystemslib.dsse import Envelope
 from engine import durable
 from engine.errors import InputError, TrustError
 from installer.trust import signer
-from installer.trust.signer import KeyFile
+from installer.trust.signer import KeyFile, Secret
 
 KEY = "site"
 MAX_DOCUMENT = 64 << 20  # bytes; a receipt of 100 000 contents is 8 MB
@@ -22,14 +22,14 @@ def site_key(directory: Path, passphrase: str) -> KeyFile:
     return signer.read_public(public) if public.exists() else signer.new_file(directory, KEY, passphrase)
 
 
-def seal(payload: str, kind: str, out: Path, key: KeyFile, passphrase: str) -> None:
+def seal(payload: str, kind: str, out: Path, key: KeyFile, passphrase: str, pin: Secret = lambda what: "") -> None:
     """Write ``out``: the document, its media type and the signature over both.
 
     Raises:
         InputError: the wrong passphrase.
     """
     envelope = Envelope(payload.encode(), kind, {})
-    envelope.sign(key.open(passphrase, lambda what: ""))
+    envelope.sign(key.open(passphrase, pin))
     durable.write(out, json.dumps(envelope.to_dict(), indent=1) + "\n")
 
 

@@ -54,12 +54,12 @@ def test_names_come_from_the_stanza_that_has_the_hash(tmp_path: Path) -> None:
     index.write_bytes(gzip.compress("\n".join(stanzas).encode()))
     assert debaudit.packages_of(index, {"a" * 64, "c" * 64, "f" * 64}) == {"a" * 64: "a_2.0-1_amd64.deb"}
     index.write_bytes(index.read_bytes()[:-20])
-    with pytest.raises(TrustError, match="cannot read the index"):
+    with pytest.raises(TrustError, match="cannot be unpacked"):
         debaudit.packages_of(index, {"a" * 64})
 
 
 def test_an_index_that_would_never_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debaudit, "MAX_INDEX", 1000)
     (tmp_path / "Packages").write_bytes(gzip.compress(b"x" * 2000))
-    with pytest.raises(TrustError, match="more than 1000 bytes"):
+    with pytest.raises(TrustError, match="more than 1,000 bytes"):
         debaudit.packages_of(tmp_path / "Packages", set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import stat
@@ -9,17 +10,21 @@ import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from engine.blobs import Blobs, hash_file
-from engine.errors import TrustError
-from installer import definition, evidence
+from engine.errors import Exit, TrustError
+from installer import definition, evidence, tarstream
 from installer.bundle.build import _labels
+from installer.cli.main import app
 from installer.evidence import licences, provenance, texts
 from installer.evidence.texts import Found, Text
 from installer.kinds import Work
 from installer.lockfile import Artifact, Kind, Lock
+from tests.bundles import Bundle, make
 
 SHA = "ab" * 32
 TREE = Path(__file__).resolve().parents[2]
@@ -56,8 +61,7 @@ def read_tar(members: list[tuple[str, bytes | str]]) -> Found:
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     buffer.seek(0)
-    with tarfile.open(fileobj=buffer, mode="r|") as archive:
-        return texts._of_tar(archive)
+    return texts.of_members(tarstream.Reader(buffer, "a.deb"))
 
 
 def test_a_wheels_texts_are_found_wherever_wheels_have_them(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_a_damaged_wheel_is_one_sentence(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[60:70] = b"\xff" * 10
     path.write_bytes(data)
-    with pytest.raises(TrustError, match="licence texts cannot be read"):
+    with pytest.raises(TrustError, match="not a wheel that can be read"):
         texts.of_wheel(path)
 
 
@@ -121,7 +125,7 @@ def test_a_real_debian_package_is_read(tmp_path: Path) -> None:
 
 def test_what_is_no_debian_package_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.deb").write_bytes(b"no")
-    with pytest.raises(TrustError, match="cannot be read"):
+    with pytest.raises(TrustError, match="cannot be unpacked"):
         texts.of_deb(tmp_path / "a.deb")
 
 
@@ -174,3 +178,60 @@ def test_evidence_is_the_same_twice_and_no_node_fetches_it(tmp_path: Path) -> No
     label = _labels(work.definition.model_copy(update={"wheels": ()}), lock)
     assert {label(p).profiles for p in made[0]} == {()}
     assert label("content/wheels/requirements.txt").profiles == ("gpu",)
+
+
+def provenance_bundle(tmp_path: Path, change: Any = None, builder: str = "https://ci.example.test") -> Bundle:
+    """A signed bundle whose provenance may have been altered before it was signed."""
+    sha256 = hashlib.sha256(b"wheel").hexdigest()
+    lock = lock_of(artifact("a.whl", sha256=sha256))
+    told = json.loads(json.dumps(provenance.statement(lock, builder=builder)))
+    if change:
+        change(told)
+    files = {
+        "wheels/a.whl": b"wheel",
+        "manifest.json": json.dumps({"lock": lock.model_dump(mode="json", by_alias=True)}).encode(),
+        "provenance/bundle.intoto.json": json.dumps(told).encode(),
+    }
+    return make(tmp_path, files)
+
+
+def verified(bundle: Bundle, builder: str) -> int:
+    (bundle.path.parent / "root.json").write_bytes(bundle.root)
+    words = ["verify", str(bundle.path), "--root", str(bundle.path.parent / "root.json"), "--expect-builder", builder]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    return done.exit_code
+
+
+def test_the_builder_that_is_expected_is_told_from_another(tmp_path: Path) -> None:
+    bundle = provenance_bundle(tmp_path)
+    assert verified(bundle, "https://ci.example.test") == 0
+    with pytest.raises(TrustError, match=r"names the builder 'https://ci\.example\.test', not 'https://other\.test'"):
+        verified(bundle, "https://other.test")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: s["predicate"]["runDetails"]["builder"].update(id="urn:evil"), "names the builder 'urn:evil'"),
+        (lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"][0].update(uri="https://evil.test"), "buildDefinition differ"),
+        (lambda s: s["predicate"]["buildDefinition"].update(resolvedDependencies=[]), "buildDefinition differ"),
+        (lambda s: s["subject"][0]["digest"].update(sha256="0" * 64), "subject differ"),
+        (lambda s: s.update(predicateType="https://other"), "predicateType differ"),
+        (lambda s: s.pop("predicate"), "not one of ours"),
+    ],
+)  # fmt: skip
+def test_a_provenance_that_was_altered_before_it_was_signed_is_refused(tmp_path: Path, change: Any, told: str) -> None:
+    with pytest.raises(TrustError, match=told):
+        verified(provenance_bundle(tmp_path, change), "https://ci.example.test")
+
+
+def test_a_provenance_altered_after_it_was_signed_is_a_changed_file(tmp_path: Path) -> None:
+    bundle = provenance_bundle(tmp_path)
+    path = bundle.path / "content/provenance/bundle.intoto.json"
+    path.write_bytes(path.read_bytes().replace(b"ci.example", b"xx.example"))
+    assert verified(bundle, "https://xx.example.test") == Exit.UNTRUSTED
+
+
+def test_a_bundle_without_provenance_has_not_the_builder_that_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(TrustError, match="does not have it"):
+        verified(make(tmp_path, {"files/a": b"a"}), "urn:appliance:builder")

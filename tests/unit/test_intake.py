@@ -272,8 +272,8 @@ SHARDS = {"model-1.safetensors": weights("a"), "model-2.safetensors": weights("b
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
-        ({"weight_map": {"a": "model-1.safetensors", "b": "model-3.safetensors"}}, "model-3.safetensors, which is not there"),
-        ({"weight_map": {"b": "model-1.safetensors"}}, "looks for 'b' in model-1.safetensors, which does not have it"),
+        ({"weight_map": {"a": "model-1.safetensors", "b": "model-3.safetensors"}}, "'model-3.safetensors', which is not there"),
+        ({"weight_map": {"b": "model-1.safetensors"}}, "looks for 'b' in 'model-1.safetensors', which does not have it"),
         ({"weight_map": {"a": "../model-1.safetensors"}}, "'../model-1.safetensors', which is no shard beside it"),
         ({"weight_map": {"a": "model-1.bin"}}, "'model-1.bin', which is no shard beside it"),
         ({"weight_map": {"a": 1}}, "no weight_map"),

@@ -68,7 +68,7 @@ def test_every_dtype_has_the_librarys_size(dtype: str) -> None:
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "too short"),
     "seven bytes": (bytes(7), "too short"),
-    "header beyond the cap": (packed({}, length=100_000_001), "100000000 are allowed"),
+    "header beyond the cap": (packed({}, length=100_000_001), "33554432 are allowed"),
     "header length overflows": (packed({}, length=2**64 - 1), "are allowed"),
     "header beyond the file": (packed({}, length=3), "the file has 2 after the length"),
     "no header": (packed(b""), "does not begin with a JSON object"),

@@ -20,6 +20,9 @@ def used() -> list[str]:
     return [f for f in found if IPv4Network(f, strict=False).overlaps(POOL)]
 
 
+OUTWARD = "nodes reach the control host only"
+
+
 def rules(names: Names, host_address: str) -> str:
     """The nft table of a lab: its nodes reach this host at one address, and nothing is forwarded for them."""
     bridge = names.bridge
@@ -28,7 +31,7 @@ table inet {names.table} {{
 	chain forward {{
 		type filter hook forward priority -150; policy accept;
 		iifname "{bridge}" oifname "{bridge}" accept
-		iifname "{bridge}" counter drop comment "nodes reach the control host only"
+		iifname "{bridge}" counter drop comment "{OUTWARD}"
 		oifname "{bridge}" counter drop comment "only the control host reaches nodes"
 	}}
 	chain input {{
@@ -38,6 +41,16 @@ table inet {names.table} {{
 	}}
 }}
 """
+
+
+def left(names: Names) -> int:
+    """Packets that nodes sent to beyond the lab and that were dropped here, so far."""
+    listing = json.loads(
+        run(["nft", "--json", "list", "chain", "inet", names.table, "forward"], package="nftables").stdout
+    )
+    rules = [entry["rule"] for entry in listing["nftables"] if "rule" in entry]
+    out = (e["counter"]["packets"] for r in rules if r.get("comment") == OUTWARD for e in r["expr"] if "counter" in e)
+    return sum(out)
 
 
 def up(names: Names, network: IPv4Network, environment: Mapping[str, str]) -> None:

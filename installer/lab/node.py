@@ -39,7 +39,9 @@ def start(
         "--boot", f"--network-bridge={bridge}", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off",
         "--link-journal=no", "--console=pipe", *(f"--bind-ro={b.source}:{b.target}" for b in binds),
     ]  # fmt: skip
-    watcher = [sys.executable, "-I", "-m", "installer.lab.watch", sightings, "--"] if sightings else []
+    watcher: list[str | Path] = (
+        [sys.executable, "-I", "-m", "installer.lab.watch", sightings, "--"] if sightings else []
+    )
     with log.open("ab") as out:
         child = subprocess.Popen(
             [*watcher, sys.executable, "-I", "-S", Path(__file__).with_name("enter.py"), *cgroups, "--", *nspawn],

@@ -88,7 +88,7 @@ def listen() -> int:
     """
 
     class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_void_p)]  # noqa: RUF012
+        _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_void_p)]
 
     of = abi()
     text = program(of)

@@ -82,9 +82,8 @@ def command(arguments: Sequence[str]) -> str:
             continue
         word, equals, _ = argument.partition("=")
         hide = bool(_SECRET.search(word)) and not equals
-        if equals and _SECRET.search(word):
-            argument = f"{word}={HIDDEN}"
-        shown.append(_USERINFO.sub(f"{HIDDEN}@", argument))
+        secret = equals and _SECRET.search(word)
+        shown.append(f"{word}={HIDDEN}" if secret else _USERINFO.sub(f"{HIDDEN}@", argument))
     line = " ".join(" ".join(shown).split())
     return line if len(line) <= MAX_ARGUMENTS else line[:MAX_ARGUMENTS] + HIDDEN
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from installer.rehearse.rehearse import Rehearsal, Request
     from installer.trust.keys import KeyStore
 
-SHOWN = 20  # attempts that are printed; --json has all
+SHOWN = 20  # attempts, or lines of a journal, that are printed; --json has all
+SHOWN_LINE = 300  # characters
 
 
 def rehearse(
@@ -92,19 +93,19 @@ def demand(screen: Screen, staging: Path, keys: KeyStore, inventory: Path | None
     """The rehearsal of a bundle that is not done yet.
 
     Raises:
-        ApplianceError: it failed; everything about it was said.
+        typer.Exit: it failed; everything about it was said.
     """
-    from engine.errors import ApplianceError
+    from engine.errors import ApplianceError, Exit
     from installer.rehearse.rehearse import Request
 
     done = carry_out(screen, Request(staging, keys.root_bytes(), inventory))
     if not done.good:
-        screen.say(lines(done))
-        raise ApplianceError(
-            f"the rehearsal failed, so there is no bundle: {reason(done)}",
-            where=done.release,
-            remedy="Mend the definition, lock it and build again.",
-        )
+        why = f"the rehearsal failed, so there is no bundle: {reason(done)}"
+        screen.result({"bundle": None, "release": done.release, "why": why, "rehearsal": document(done)}, lines(done))
+        if not screen.json_output:
+            remedy = "Mend the definition, lock it and build again."
+            screen.error(ApplianceError(why, where=done.release, remedy=remedy))
+        raise typer.Exit(Exit.FAILED)
     return done
 
 
@@ -142,6 +143,7 @@ def document(done: Rehearsal) -> dict[str, Any]:
         "unseen_packets": done.unseen_packets,
         "unresolved_packages": done.unresolved,
         "failures": [asdict(f) for f in done.outcome.failures],
+        "said": done.said,
         "causes": {node: [asdict(c) for c in found] for node, found in done.causes.items()},
         "proof": [asdict(p) for p in done.outcome.proof],
         "seconds": done.seconds,
@@ -163,6 +165,9 @@ def lines(done: Rehearsal) -> str:
         f"\n{node}: packages of the definition cannot be installed:\n  {why}" for node, why in done.unresolved.items()
     ]
     for node, causes in done.causes.items():
+        if not causes:
+            said.append(f"\n{node}: for a reason not known here; its services' last words:")
+            said += [f"  {line[:SHOWN_LINE]}" for line in done.said[node].splitlines()[-SHOWN:]]
         said += [f"\n{node}: {c.what}\n  it said: {c.line}\n  {c.remedy}" for c in causes]
     said += [f"\nthe watch was blind: {reason}" for reason in done.verdict.blind]
     if done.unseen_packets:

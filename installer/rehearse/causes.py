@@ -63,7 +63,7 @@ _PATTERNS = (
         "Add {0} to models in the definition, and name it in the service's args by its directory.",
     ),
     _pattern(
-        r"(\S+) does not appear to have a file named ([\w.-]+)",
+        r"(\S+) does not appear to have a file named ([\w.-]*\w)",
         "{0} lacks the file {1}",
         "Add {1} to the model in the definition; look at `include` of the model.",
     ),
@@ -90,7 +90,7 @@ _PATTERNS = (
     _pattern(
         r"(?i)gaierror|Name or service not known|Temporary failure in name resolution",
         "a name was looked up, and there is no name server inside",
-        "The attempts below name it; add what it fetches to the definition.",
+        "Add what it fetches to the definition; the attempts named beside this say what was looked up.",
     ),
 )  # fmt: skip
 

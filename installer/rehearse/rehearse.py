@@ -19,7 +19,7 @@ import yaml
 from engine import durable
 from engine.errors import ApplianceError, InputError, ResourceError, TrustError
 from engine.process import run
-from engine.report import Report
+from engine.report import Report, printable
 from installer.definition import Definition
 from installer.depot import Depot
 from installer.evidence import contents
@@ -53,12 +53,17 @@ class Request:
 
 @dataclass
 class Rehearsal:
-    """What was run and what came of it. ``kept`` says how to reach nodes that were left."""
+    """What was run and what came of it.
+
+    ``said``: by node that failed, its reason and its services' last words. ``kept``: how to reach nodes that were left.
+    ``unresolved``: by node, why apt could not install all packages of the definition.
+    """
 
     release: str
     nodes: dict[str, tuple[str, ...]]
     outcome: Outcome
     verdict: Verdict
+    said: dict[str, str]
     causes: dict[str, tuple[Cause, ...]]
     unresolved: dict[str, str]
     unseen_packets: int
@@ -177,12 +182,14 @@ def _run(
     )
     unresolved = coverage.unresolved(lab, shape, definition) if not outcome.failures else {}
     verdict = _verdict(shape, lab, steps)
+    said = _said(outcome, lab)
     return Rehearsal(
         release=account.trusted.release,
         nodes={h.name: h.groups for h in shape.hosts},
         outcome=outcome,
         verdict=verdict,
-        causes=_causes(outcome, lab),
+        said=said,
+        causes={node: causes(text) for node, text in said.items()},
         unresolved=unresolved,
         # What was seen as an attempt may well have left the node; what was not seen must not have.
         unseen_packets=0 if verdict.attempts else network.left(names_of(lab.name)),
@@ -224,18 +231,18 @@ def _verdict(shape: Shape, lab: Lab, steps: list[tuple[float, str, str]]) -> Ver
     return Verdict(found, excused, tuple(blind))
 
 
-def _causes(outcome: Outcome, lab: Lab) -> dict[str, tuple[Cause, ...]]:
+def _said(outcome: Outcome, lab: Lab) -> dict[str, str]:
     """For every node that failed or could not prove itself: what its task said, then what its services said."""
     addresses = {n.name: n.address for n in lab.nodes}
     unproven = {p.gateway for p in outcome.proof if not p.good}
-    said = {f.node: f.reason for f in outcome.failures} | dict.fromkeys(unproven, "")
+    reasons = {f.node: f.reason for f in outcome.failures} | dict.fromkeys(unproven, "")
     found = {}
-    for node, reason in said.items():
+    for node, reason in reasons.items():
         journal = ""
         with suppress(ApplianceError):  # an unreachable node has said all it could
             ask = f"journalctl --no-pager --output=cat --lines={JOURNAL_LINES} --unit='appliance-*'"
             journal = run([*lab.ssh(addresses[node]), ask], timeout_s=30).stdout
-        found[node] = causes(f"{reason}\n{journal}")
+        found[node] = printable(f"{reason}\n{journal}".strip())
     return found
 
 

@@ -24,7 +24,9 @@ LOCAL = (
 # Small enough for any builder: one process, no compilation, a short context.
 FRUGAL_ARGS = {"dtype": "bfloat16", "max-model-len": 1024, "enforce-eager": True}
 FRUGAL_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-_ADDRESS = re.compile(r"(?<![\w.:])(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)(?![\w.:])")
+_ADDRESS = re.compile(
+    r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?\w)|(?<![\w:])(?:[0-9A-Fa-f]*:){2,}[0-9A-Fa-f]*(?![\w:])"
+)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_a_definition_that_leaves_something_out_gets_no_bundle_and_the_caller_is
     demo: Demo, forgetful: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "dist"
-    argv = ["build", "bundle", forgetful, "--out", out, "--rehearse", "-i", site(tmp_path / "site")]
+    argv: list[str | Path] = ["build", "bundle", forgetful, "--out", out, "--rehearse", "-i", site(tmp_path / "site")]
     said = demo.appliance(*argv, ok=(1,), json_output=True)
     assert said["bundle"] is None
     assert f"the address of {vllm_double.HUB}" in said["why"]
@@ -143,4 +143,3 @@ def test_an_interrupted_rehearsal_leaves_nothing(demo: Demo) -> None:
             break
     said = running.stderr.read()
     assert running.wait(60) == 130, said
-    assert "Interrupted" in said

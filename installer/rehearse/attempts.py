@@ -13,6 +13,8 @@ from engine.report import printable
 from installer.lab.sighting import DNS, Sighting
 from installer.site.inventory import Flow
 
+DECLARED = "the site's own egress"
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -75,6 +77,11 @@ class Verdict:
     excused: Mapping[str, int]
     blind: tuple[str, ...]
 
+    @property
+    def outward(self) -> bool:
+        """Whether a packet beyond the lab is explained by something that was seen."""
+        return bool(self.attempts) or any(reason.startswith(DECLARED) for reason in self.excused)
+
 
 def inside(addresses: Iterable[str]) -> Excuse:
     """The nodes and the control host."""
@@ -91,7 +98,7 @@ def declared(flow: Flow) -> Excuse:
             return False
         return any(ipaddress.ip_address(sighting.address) in network for network in networks)
 
-    return Excuse(f"the site's own egress {flow.name}", holds)
+    return Excuse(f"{DECLARED} {flow.name}", holds)
 
 
 def read(text: str) -> tuple[list[Sighting], list[str]]:

@@ -191,8 +191,8 @@ def _run(
         said=said,
         causes={node: causes(text) for node, text in said.items()},
         unresolved=unresolved,
-        # What was seen as an attempt may well have left the node; what was not seen must not have.
-        unseen_packets=0 if verdict.attempts else network.left(names_of(lab.name)),
+        # What was seen may well have left the node; what was not seen must not have.
+        unseen_packets=0 if verdict.outward else network.left(names_of(lab.name)),
         rehearsed=coverage.run(outcome, shape, definition, account.lock, unresolved),
         not_rehearsed=(*shape.gaps, *coverage.carried_only(definition, shape)),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from engine import egress
 from installer.lab.sighting import Sighting
-from installer.rehearse.attempts import HARMLESS, declared, inside, judge, read
+from installer.rehearse.attempts import HARMLESS, Verdict, declared, inside, judge, read
 from installer.rehearse.causes import causes
 from installer.site.inventory import Flow
 
@@ -95,6 +95,18 @@ def test_what_the_site_lets_out_does_not_count_and_nothing_beside_it() -> None:
     for beside in (replace(asked, kind="tcp"), replace(asked, port=124), replace(asked, address="203.0.113.99")):
         assert count(beside, flows=(time,)) == 1
     assert count(replace(ONE, kind="frame", address="", port=0), flows=(time,)) == 1
+
+
+def test_packets_are_explained_by_attempts_and_by_what_the_site_lets_out_alone() -> None:
+    time = declared(Flow(name="time", destinations=("203.0.113.9",), ports=(123,), protocol="udp"))
+    for seen, explained in (
+        ([ONE], True),
+        ([replace(ONE, kind="udp", port=123)], True),
+        ([replace(ONE, address="10.87.1.1")], False),
+        ([], False),
+    ):
+        found, excused = judge({"n": seen}, [*EXCUSES, time], [])
+        assert Verdict(found, excused, ()).outward is explained
 
 
 def test_excused_sightings_are_counted_by_reason() -> None:

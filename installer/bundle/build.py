@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,8 +51,12 @@ def build(
     days: int,
     now: datetime,
     builder: str = evidence.provenance.BUILDER,
+    prove: Callable[[Path], None] = lambda _: None,
 ) -> Built:
     """Make ``out/NAME-VERSION``. A killed run leaves only a hidden directory that the next run replaces.
+
+    Args:
+        prove: gets the whole, signed bundle under its hidden name; what it raises keeps the bundle from its final name.
 
     Raises:
         TrustError: an artifact is not what was locked.
@@ -71,6 +75,7 @@ def build(
             built = _assemble(
                 definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now, builder=builder
             )
+            prove(staging)
         except BaseException:
             _remove(staging)
             raise

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from installer.cli import compat
 from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
 from installer.cli.screen import size
+
+if TYPE_CHECKING:
+    from installer.rehearse.rehearse import Rehearsal
 
 DefinitionFile = Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")]
 BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")]
@@ -81,6 +84,13 @@ def build(
         str, typer.Option(help="URI that names this builder in the provenance.")
     ] = "urn:appliance:builder",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; change nothing.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="Install it on throw-away nodes first; no bundle is left when that fails."),
+    ] = False,
+    inventory: Annotated[
+        Path | None, typer.Option("--inventory", "-i", help="With --rehearse: inventory whose nodes to copy.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Build and sign the bundle that the lock describes.
@@ -92,10 +102,13 @@ def build(
     Examples:
       appliance build bundle bundles/demo.yml
       appliance build bundle bundles/demo.yml --out /media/drive --dry-run
+      appliance build bundle bundles/demo.yml --rehearse
     """
     from engine.blobs import Blobs
+    from engine.errors import InputError
     from installer import definition, lockfile
     from installer.bundle import build as building
+    from installer.cli import rehearse as rehearsing
     from installer.cli import sign as signing
     from installer.kinds import Work
     from installer.trust.keys import KeyStore
@@ -120,8 +133,18 @@ def build(
         )
         return
     secret = passphrase(passphrase_file, purpose=f"the signing keys in {keys}")
+    if inventory and not rehearse:
+        raise InputError("-i goes with --rehearse", remedy="Add --rehearse, or leave it out.")
+    if rehearse:
+        rehearsing.require_finished(store, secret)
     store.signers("timestamp", secret)  # a wrong passphrase shows now, not after the downloads
     from installer.trust.secret import private_copy
+
+    rehearsals: list[Rehearsal] = []
+
+    def prove(staging: Path) -> None:
+        if rehearse:
+            rehearsals.append(rehearsing.demand(screen, staging, store, inventory))
 
     with screen, private_copy(secret) as secret_file:
         work = Work(parsed, definition_file.resolve().parent, blobs, screen, apt_key=(store.apt_key, secret_file))
@@ -136,6 +159,7 @@ def build(
             days=expires_days,
             now=datetime.now(UTC),
             builder=builder_id,
+            prove=prove,
         )
     screen.result(
         {
@@ -148,8 +172,10 @@ def build(
             "files": built.files,
             "size": built.size,
             "content_digest": built.content_digest,
+            "rehearsal": rehearsing.document(rehearsals[0]) if rehearsals else None,
         },
-        f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
+        "".join(f"{rehearsing.lines(r)}\n" for r in rehearsals)
+        + f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
         + ("" if built.signed.finished else f"\n{signing.still_needed(built.signed)}"),
     )
 

@@ -145,12 +145,15 @@ def execute(
     import shlex
     import sys
 
-    from installer.lab.lab import find
+    from installer.lab.lab import labs
 
-    lab = find(node.rpartition("-")[0])
-    address = next((n.address for n in lab.nodes if n.name == node), None) if lab else None
-    if lab is None or address is None:
-        raise InputError(f"there is no node {node}", remedy="Look at the nodes there are: appliance lab list")
+    found = [(lab, n.address) for lab, is_up in labs() if is_up for n in lab.nodes if n.name == node]
+    if len(found) != 1:
+        raise InputError(
+            f"there {'are two nodes' if found else 'is no node'} {node}",
+            remedy="Look at the nodes there are: appliance lab list",
+        )
+    [(lab, address)] = found
     terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
     ssh, *rest = lab.ssh(address)
     os.execvp(ssh, [ssh, *terminal, *rest, shlex.join(command)])  # noqa: S606 - ssh takes the terminal over

@@ -53,6 +53,9 @@ def prepare(
 
     _write(root / "etc/hostname", f"{node.name}\n")
     _write(root / "etc/hosts", "127.0.0.1 localhost\n" + "".join(f"{p.address} {p.name}\n" for p in peers))
+    # Not the builder's, which came with the root: there is no name server, and a query ends where it began.
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    _write(root / "etc/resolv.conf", "nameserver 127.0.0.1\n")
     _write(root / "etc/machine-id", secrets.token_hex(16) + "\n", 0o444)
     _write(root / "etc/systemd/network/10-host0.network", network_file(node.address, host_address))
     _write(root / "etc/systemd/system/lab-loop.service", LOOP_DEVICES)

@@ -33,6 +33,10 @@ class Lab:
     known_hosts: Path
     nodes: tuple[Node, ...]
 
+    def sightings(self, node: Node) -> Path:
+        """Where a watched node's attempts to reach something are written down, one JSON document a line."""
+        return self.key.with_name(f"{node.name}.sightings")
+
     def ssh(self, address: str) -> list[str]:
         """The start of a command line that runs its remaining arguments on a node."""
         options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5"]
@@ -45,6 +49,8 @@ def up(
     name: str,
     *,
     nodes: int = 1,
+    host_names: Sequence[str] = (),
+    watch: bool = False,
     bind_ro: Sequence[str] = (),
     release: str = "bookworm",
     owner_pid: int | None = None,
@@ -53,6 +59,8 @@ def up(
     """Boot a lab and return when all its nodes answer over SSH.
 
     Args:
+        host_names: of the nodes, instead of NAME-1, NAME-2 and so on; ``nodes`` does not count then.
+        watch: write down what the nodes' processes try to reach, in the file `sightings` of each node.
         bind_ro: ``SRC:DST`` paths of this host that every node sees read-only.
         owner_pid: the process that the lab belongs to; when it is gone, ``sweep`` takes the lab down.
             None: it stays until ``down``.
@@ -66,7 +74,7 @@ def up(
     if release not in RELEASES:
         raise InputError(f"{release!r} is not a release the lab knows", remedy=f"Choose one of {', '.join(RELEASES)}.")
     binds = parse_binds(bind_ro)
-    nodes_of(name, nodes, IPv4Network("10.87.0.0/24"))
+    nodes_of(name, host_names or nodes, IPv4Network("10.87.0.0/24"))
     owner = None if owner_pid is None else state.process(owner_pid)
     if owner_pid is not None and owner is None:
         raise InputError(f"the owner, process {owner_pid}, does not run")
@@ -78,9 +86,9 @@ def up(
     lower = rootfs.ensure(release, report)
     with state.locked(state.lab_lock(name)):
         _make_room(name)
-        record = _register(name, nodes, release, owner)
+        record = _register(name, host_names or nodes, release, owner)
         try:
-            return _build(record, lower, binds, report)
+            return _build(record, lower, binds, watch, report)
         except BaseException:
             _remove(name)
             raise
@@ -108,7 +116,7 @@ def _make_room(name: str) -> None:
     _remove(name)
 
 
-def _register(name: str, nodes: int, release: str, owner: state.Process | None) -> state.State:
+def _register(name: str, nodes: int | Sequence[str], release: str, owner: state.Process | None) -> state.State:
     maker = state.process(os.getpid())
     assert maker is not None  # noqa: S101 - this process runs
     with state.locked(state.address_lock()):
@@ -140,7 +148,7 @@ def _lab(record: state.State) -> Lab:
     )
 
 
-def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Report) -> Lab:
+def _build(record: state.State, lower: Path, binds: Sequence[Bind], watch: bool, report: Report) -> Lab:
     lab, names, mark = _lab(record), names_of(record.name), record.environment
     task = f"lab {lab.name}"
     report.begin(task)
@@ -178,6 +186,7 @@ def _build(record: state.State, lower: Path, binds: Sequence[Bind], report: Repo
                 cgroups=groups,
                 environment=mark,
                 log=log,
+                sightings=lab.sightings(one) if watch else None,
             )
         )
         replace(record, machines=tuple(machines)).write()

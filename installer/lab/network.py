@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from engine.process import run
@@ -20,11 +20,18 @@ def used() -> list[str]:
     return [f for f in found if IPv4Network(f, strict=False).overlaps(POOL)]
 
 
+OUTWARD = "what nodes sent to beyond the lab"
+
+
 def rules(names: Names, host_address: str) -> str:
     """The nft table of a lab: its nodes reach this host at one address, and nothing is forwarded for them."""
-    bridge = names.bridge
+    bridge, lab = names.bridge, IPv4Interface(f"{host_address}/24").network
     return f"""\
 table inet {names.table} {{
+	chain prerouting {{
+		type filter hook prerouting priority -300; policy accept;
+		iifname "{bridge}" ip daddr != {{ {lab}, 224.0.0.0/4, 255.255.255.255 }} counter comment "{OUTWARD}"
+	}}
 	chain forward {{
 		type filter hook forward priority -150; policy accept;
 		iifname "{bridge}" oifname "{bridge}" accept
@@ -38,6 +45,16 @@ table inet {names.table} {{
 	}}
 }}
 """
+
+
+def left(names: Names) -> int:
+    """Packets that nodes sent to beyond the lab so far, counted before the kernel decides that they go nowhere."""
+    listing = json.loads(
+        run(["nft", "--json", "list", "chain", "inet", names.table, "prerouting"], package="nftables").stdout
+    )
+    rules = [entry["rule"] for entry in listing["nftables"] if "rule" in entry]
+    out = (e["counter"]["packets"] for r in rules if r.get("comment") == OUTWARD for e in r["expr"] if "counter" in e)
+    return sum(out)
 
 
 def up(names: Names, network: IPv4Network, environment: Mapping[str, str]) -> None:

@@ -31,16 +31,20 @@ def start(
     cgroups: Sequence[str],
     environment: Mapping[str, str],
     log: Path,
+    sightings: Path | None = None,
 ) -> Process:
-    """Boot the node in its own session; its console goes to ``log``."""
+    """Boot the node in its own session; its console goes to ``log``, what it tries to reach to ``sightings`` if that is given."""
     nspawn = [
         "systemd-nspawn", "--quiet", f"--directory={root_of(lab, node.name)}", f"--machine={machine}", f"--hostname={node.name}",
         "--boot", f"--network-bridge={bridge}", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off",
         "--link-journal=no", "--console=pipe", *(f"--bind-ro={b.source}:{b.target}" for b in binds),
     ]  # fmt: skip
+    watcher: list[str | Path] = (
+        [sys.executable, "-I", "-m", "installer.lab.watch", sightings, "--"] if sightings else []
+    )
     with log.open("ab") as out:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", Path(__file__).with_name("enter.py"), *cgroups, "--", *nspawn],
+            [*watcher, sys.executable, "-I", "-S", Path(__file__).with_name("enter.py"), *cgroups, "--", *nspawn],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

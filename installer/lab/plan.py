@@ -16,6 +16,7 @@ FIRST_NODE = 11  # .1 is the control host; .2 to .10 stay free for what a test p
 MOST_NODES = 50
 SYSTEMS = {"debian-12": "bookworm", "debian-13": "trixie"}  # as definitions name them: code name
 RELEASES = tuple(SYSTEMS.values())
+_HOST = re.compile(r"(?=.{1,63}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -94,15 +95,22 @@ def free_network(used: Iterable[str]) -> IPv4Network:
     raise ResourceError(f"no free network is left in {POOL}", remedy="Take labs down: appliance lab list")
 
 
-def nodes_of(name: str, count: int, network: IPv4Network) -> tuple[Node, ...]:
-    """Names and addresses of the nodes of a lab.
+def nodes_of(name: str, nodes: int | Sequence[str], network: IPv4Network) -> tuple[Node, ...]:
+    """Names and addresses of the nodes of a lab: so many, called NAME-1 and so on, or those with the names given.
 
     Raises:
-        InputError: ``count`` is out of range.
+        InputError: there are too few or too many, or a name is no host name.
     """
-    if not 1 <= count <= MOST_NODES:
-        raise InputError(f"a lab has 1 to {MOST_NODES} nodes, not {count}", remedy="Choose another number.")
-    return tuple(Node(f"{name}-{n}", str(network[FIRST_NODE + n - 1])) for n in range(1, count + 1))
+    names = [f"{name}-{n}" for n in range(1, nodes + 1)] if isinstance(nodes, int) else list(nodes)
+    if not 1 <= len(names) <= MOST_NODES:
+        raise InputError(f"a lab has 1 to {MOST_NODES} nodes, not {len(names)}", remedy="Choose another number.")
+    for one in names:
+        if not _HOST.fullmatch(one) or names.count(one) > 1:
+            raise InputError(
+                f"{one!r} cannot be the host name of a node, or stands twice",
+                remedy="Use letters, digits, hyphens and dots, at most 63 characters, each name once.",
+            )
+    return tuple(Node(one, str(network[FIRST_NODE + n])) for n, one in enumerate(names))
 
 
 def parse_binds(values: Sequence[str]) -> tuple[Bind, ...]:

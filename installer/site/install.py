@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sysconfig
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -180,7 +182,11 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
     (run_dir / "runner").mkdir(mode=0o700)
     arguments = [*(["--check"] if request.check else []), *(["--diff"] if request.diff else [])]
     # Connections are shared within this run only; the directory's name is short because a socket's path must be.
-    with _depot_served(request, view), tempfile.TemporaryDirectory(prefix="appl-") as connections:
+    with (
+        _depot_served(request, view),
+        tempfile.TemporaryDirectory(prefix="appl-") as connections,
+        _interruptible() as interrupted,
+    ):
         result = ansible_runner.run(
             private_data_dir=str(run_dir / "runner"),
             playbook=str(playbooks / "site.yml"),
@@ -197,6 +203,7 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
                 "PYTHONPATH": str(product.PACKAGE.parent),
             },
             event_handler=tracker.handle,
+            cancel_callback=interrupted,
             quiet=True,
         )
     log = Path(result.config.artifact_dir) / "stdout"
@@ -240,6 +247,27 @@ def _depot_served(request: Request, view: Path) -> Iterator[None]:
     tls = controlpki.server_tls(request.ca_dir, request.ca_passphrase, control.address)
     with serving(view.parent, control.address, control.port, tls):
         yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """An interruption ends Ansible first and then this block. (ansible-runner's own handlers stay in force after it and would
+    swallow every later one.)
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, when there was one.
+    """
+    asked = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    before = {n: signal.signal(n, lambda _number, _frame: asked.set()) for n in numbers} if main else {}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager

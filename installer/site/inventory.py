@@ -148,6 +148,16 @@ def load(path: Path) -> Inventory:
     return Inventory(path, hosts, site)
 
 
+def variables(path: Path) -> dict[str, dict[str, Any]]:
+    """Every host's variables as Ansible merges them; templates in them are left as they are.
+
+    Raises:
+        InputError: Ansible cannot read the inventory.
+    """
+    found: dict[str, dict[str, Any]] = _ask_ansible(path).get("_meta", {}).get("hostvars", {})
+    return found
+
+
 def _ask_ansible(path: Path) -> dict[str, Any]:
     """The merged inventory with its variables resolved, as Ansible itself sees it."""
     binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"

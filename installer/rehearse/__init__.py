@@ -1,0 +1,1 @@
+"""Rehearsal: the real install of a real bundle on throw-away nodes, watched for every attempt to reach out."""

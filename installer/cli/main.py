@@ -27,6 +27,7 @@ from installer.cli import (
     kit,
     lab,
     model,
+    preflight,
     sign,
     site,
     trust,
@@ -64,6 +65,7 @@ for command in (
     carry.split,
     carry.recover,
     carry.receipt,
+    preflight.preflight,
     install.install,
     carry.report,
 ):

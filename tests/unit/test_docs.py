@@ -36,7 +36,7 @@ def test_every_task_of_run_that_the_readme_names_exists() -> None:
 
 
 def test_engine_never_imports_installer() -> None:
-    for path in (TREE / "engine").glob("*.py"):
+    for path in (TREE / "engine").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
                 [a.name for a in node.names]

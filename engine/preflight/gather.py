@@ -45,21 +45,47 @@ def gather(probes: Mapping[str, Probe], deadline_s: float = DEADLINE_S) -> dict[
     """What all probes saw, as JSON can hold it; a probe that failed stands in ``troubles``."""
     begin = time.monotonic()
     children = {name: _start(probe) for name, probe in probes.items()}
+    answers = _listen({pipe: name for name, (_, pipe) in children.items()}, begin + deadline_s)
     facts: dict[str, Any] = {"troubles": {}}
     for name, (pid, pipe) in children.items():
-        try:
-            facts[name] = json.loads(_read(pipe, begin + deadline_s))
-            if isinstance(facts[name], dict) and "trouble" in facts[name]:
-                facts["troubles"][name] = facts.pop(name)["trouble"]
-        except (ValueError, TimeoutError) as error:
-            facts["troubles"][name] = str(error) if isinstance(error, TimeoutError) else "ended without an answer"
-        finally:
-            os.close(pipe)
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, os.WNOHANG)
+        os.close(pipe)
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, os.WNOHANG)  # one that hangs in the kernel is not waited for
+        facts[name], trouble = _understood(answers[name])
+        if trouble:
+            facts["troubles"][name] = trouble
     facts["seconds"] = round(time.monotonic() - begin, 3)
     return facts
+
+
+def _listen(pipes: Mapping[int, str], until: float) -> dict[str, bytes | None]:
+    """What comes out of every pipe until its end; None where it did not end in time."""
+    held: dict[str, bytes | None] = dict.fromkeys(pipes.values(), b"")
+    waiting = set(pipes)
+    while waiting and (left := until - time.monotonic()) > 0:
+        ready, _, _ = select.select(list(waiting), [], [], left)
+        for pipe in ready:
+            chunk, so_far = os.read(pipe, 65536), held[pipes[pipe]] or b""
+            held[pipes[pipe]] = so_far + chunk
+            if not chunk or len(so_far) > MAX_ANSWER:
+                waiting.discard(pipe)
+    return {**held, **{pipes[pipe]: None for pipe in waiting}}
+
+
+def _understood(answer: bytes | None) -> tuple[Any, str]:
+    """A probe's facts, or None and why there are none."""
+    if answer is None:
+        return None, "did not end in time"
+    if len(answer) > MAX_ANSWER:
+        return None, "answered too much"
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return None, "ended without an answer"
+    if isinstance(found, dict) and "trouble" in found:
+        return None, str(found["trouble"])
+    return found, ""
 
 
 def question_of(data: Mapping[str, Any]) -> Question:
@@ -103,19 +129,6 @@ def _child(probe: Probe, writer: int) -> NoReturn:
         while data:
             data = data[os.write(writer, data) :]
     os._exit(0)
-
-
-def _read(pipe: int, until: float) -> bytes:
-    data = b""
-    while len(data) <= MAX_ANSWER:
-        ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
-            raise TimeoutError("did not end in time")
-        chunk = os.read(pipe, 65536)
-        if not chunk:
-            return data
-        data += chunk
-    raise TimeoutError("answered too much")
 
 
 def plain(value: Any) -> Any:

@@ -173,12 +173,15 @@ def outside_of(asked: list[str]) -> tuple[tuple[str, int], ...]:
 
 
 def _target(text: str) -> tuple[str, int]:
-    address, colon, port = text.rpartition(":")
+    address, _, port = text.rpartition(":")
     try:
-        return str(ipaddress.ip_address(address.strip("[]"))), int(port) if colon else 0
-    except ValueError as error:
+        target = str(ipaddress.ip_address(address.strip("[]"))), int(port)
+    except ValueError:
+        target = "", 0
+    if not 0 < target[1] < 65536:
         raise InputError(
             f"{text} is no address with a port",
             where="--outside",
             remedy="For example 192.0.2.1:443 or [2001:db8::1]:443.",
-        ) from error
+        )
+    return target

@@ -70,7 +70,7 @@ def speed(facts: Facts, _: Expectation) -> Iterator[Finding]:
         yield warn("disk-read", f"{disk.directory}: {disk.note}", "Free space, then ask again.")
     elif disk.read_bytes_per_s < SLOW_READ:
         yield warn(
-            "disk-read", f"{disk.directory} reads {disk.read_bytes_per_s / 1e6:.0f} MB/s; 140 GB of weights would take {140e9 / disk.read_bytes_per_s / 60:.0f} minutes to load",
+            "disk-read", f"{disk.directory} reads {disk.read_bytes_per_s / 1e6:.0f} MB/s; 140 GB of weights would take {140e9 / max(disk.read_bytes_per_s, 1.0) / 60:.0f} minutes to load",
             "Put /var/lib/appliance on a local NVMe disk.",
         )  # fmt: skip
     else:

@@ -81,7 +81,7 @@ def driver(facts: Facts, want: Expectation) -> Iterator[Finding]:
         return
     if need.driver and here.module_version != need.driver:
         yield fail("driver", f"the driver is {here.module_version}; the release is for {need.driver}", install)
-    elif need.branch and int(here.module_version.split(".")[0]) < need.branch:
+    elif need.branch and _branch(here.module_version) < need.branch:
         yield fail(
             "driver",
             f"the driver is {here.module_version}; the release's CUDA {_dotted(need.cuda)} needs branch {need.branch} or newer",
@@ -138,6 +138,12 @@ def versions(facts: Facts, want: Expectation) -> Iterator[Finding]:
         )
     else:
         yield good("cuda", f"{_cuda(here.cuda)}, module, NVML and libcuda agree" if said.cuda else _cuda(here.cuda))
+
+
+def _branch(version: str) -> int:
+    """580 of ``580.178.04``; 0 of what is no version."""
+    head = version.split(".", maxsplit=1)[0]
+    return int(head) if head.isascii() and head.isdigit() and len(head) < 5 else 0
 
 
 def _cuda(version: int) -> str:

@@ -129,7 +129,7 @@ def _bounded(value: Any, depth: int) -> None:
     if isinstance(value, dict | list):
         if len(value) > MAX_ITEMS:
             raise ValueError("a list in it is too long")
-        for item in value.values() if isinstance(value, dict) else value:
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
             _bounded(item, depth - 1)
 
 

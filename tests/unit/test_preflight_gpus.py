@@ -116,6 +116,8 @@ def test_a_gpu_without_a_driver_is_fixable_and_names_the_driver() -> None:
 def test_another_driver_than_locked_fails_with_the_one_to_install() -> None:
     other = node(driver=replace(DRIVER, module_version="550.163.01", cuda=12040), nvml=replace(said("h200-healthy"), driver="550.163.01", cuda=12040))  # fmt: skip
     assert {"driver", "cuda"} == {x.check for x in findings(other)}
+    odd = node(driver=replace(DRIVER, module_version="custom"), nvml=replace(said("h200-healthy"), driver="custom"))
+    assert "the driver is custom" in findings(odd, needs_gpu(driver=""))[0].what
     unnamed = findings(other, needs_gpu(driver=""))
     assert "CUDA 13.0 needs branch 580 or newer" in unnamed[0].what
 

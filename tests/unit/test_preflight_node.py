@@ -141,6 +141,9 @@ def test_slow_disks_are_warnings_with_the_time_a_model_would_take() -> None:
     found = findings(node(storage=replace(STORAGE, disk=slow)))
     assert [(x.check, x.severity) for x in found] == [("disk-sync", "warn"), ("disk-read", "warn")]
     assert "23 minutes" in found[1].what
+    assert checks(node(storage=replace(STORAGE, disk=replace(STORAGE.disk, read_bytes_per_s=0.0)))) == [
+        ("disk-read", "warn")
+    ]
     none = replace(STORAGE.disk, fsync_p50_ms=None, fsync_p99_ms=None, note="cannot make a file without a name: x")
     assert "cannot make a file" in findings(node(storage=replace(STORAGE, disk=none)))[0].what
 

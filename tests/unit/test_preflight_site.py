@@ -134,6 +134,7 @@ def _changed(change: Callable[[dict[str, Any]], None]) -> bytes:
         b'{"pci": "x"}',
         b'{"troubles": {"x": ["y"]}}',
         _changed(lambda d: d["system"].update(kernel="x" * 5000)),
+        _changed(lambda d: d["troubles"].update({"x" * 5000: ""})),
         _changed(lambda d: d["storage"]["spaces"][0].update(free_bytes=1 << 70)),
         _changed(lambda d: d["storage"]["spaces"][0].update(free_bytes="many")),
         _changed(lambda d: d["network"].update(listeners=[["tcp"]] * 5000)),

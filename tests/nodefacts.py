@@ -40,7 +40,7 @@ def node(**changes: Any) -> f.Facts:
         firmware=f.Firmware(True, True, False, True, True, ("CN=Site key",), "integrity"),
         clock=f.Clock(1.8e9, 0, True, 12.5, 400, 0.2),
         storage=f.Storage((space(BLOBS), space(RELEASES)), 0, (), f.Disk("/var/lib", "ext4", 200, 0.1, 0.9, 6e9, "")),
-        network=f.Network((), f.Reach("192.0.2.5:7443", "connected", ""), (f.Reach("198.51.100.1:53", "silent", ""),), False, (), (), "gpu-1", ("192.0.2.21",)),
+        network=f.Network((), f.Reach("192.0.2.5:7443", "connected", ""), (f.Reach("198.51.100.1:53", "silent", ""),), False, (), ("example.com",), (), "gpu-1", ("192.0.2.21",)),
         pci=pci(),
         driver=f.Driver(("nvidia", "nvidia_uvm"), "580.178.04", "open", 13000, "", True, "running"),
         nvml=said("h200-healthy"),

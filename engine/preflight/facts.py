@@ -116,13 +116,14 @@ class Reach:
 
 @dataclass(frozen=True)
 class Network:
-    """Ports, ways and names. ``resolved_outside`` are names of the outside that got an answer."""
+    """Ports, ways and names. ``resolved_outside`` are those of the asked names of the outside that got an answer."""
 
     listeners: tuple[Listener, ...]
     control: Reach | None
     outside: tuple[Reach, ...]
     default_route: bool
     nameservers: tuple[str, ...]
+    asked_outside: tuple[str, ...]
     resolved_outside: tuple[str, ...]
     own_name: str
     own_addresses: tuple[str, ...]

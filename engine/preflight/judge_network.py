@@ -72,7 +72,7 @@ def outside(facts: Facts, _: Expectation) -> Iterator[Finding]:
             "names", f"names of the outside resolve ({', '.join(here.resolved_outside)}, asked of {', '.join(here.nameservers) or 'no name server'}); data can leave as questions",
             "Let the site's name servers answer for inside names alone, or take them out of /etc/resolv.conf.",
         )  # fmt: skip
-    else:
+    elif here.asked_outside:
         yield good("names", "no name of the outside resolves")
     if here.own_addresses:
         yield good("own-name", f"{here.own_name} is {', '.join(here.own_addresses)}")

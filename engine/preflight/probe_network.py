@@ -36,6 +36,7 @@ def network(question: Question) -> Network:
             outside=tuple(attempt.result() for attempt in outside),
             default_route=_default_route(),
             nameservers=tuple(re.findall(r"^\s*nameserver\s+(\S{1,64})", reading.text("/etc/resolv.conf"), re.M)[:8]),
+            asked_outside=question.outside_names,
             resolved_outside=tuple(name for name in question.outside_names if names.get(name)),
             own_name=socket.gethostname(),
             own_addresses=names.get(socket.gethostname(), ()),

@@ -159,12 +159,17 @@ def load(path: Path) -> Inventory:
     return Inventory(path, hosts, site, {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts})
 
 
+def ansible_inventory() -> str:
+    """The program that belongs to this Python; the one on the path otherwise."""
+    binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
+    return str(binary) if binary.exists() else binary.name
+
+
 def _ask_ansible(path: Path) -> dict[str, Any]:
     """The merged inventory with its variables resolved, as Ansible itself sees it."""
-    binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
     try:
         done = run(
-            [binary if binary.exists() else "ansible-inventory", "-i", path, "--list"],
+            [ansible_inventory(), "-i", path, "--list"],
             env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
         )
     except ProcessError as error:

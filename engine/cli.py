@@ -17,6 +17,7 @@ VERBS = {
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),
+    "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
 
 

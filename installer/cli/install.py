@@ -132,10 +132,17 @@ def install(
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
     allow_downgrade: AllowDowngrade = "",
     approval: Approvals = None,
+    skip_preflight: Annotated[
+        str,
+        typer.Option(
+            "--skip-preflight", metavar="REASON", help="Do not ask the nodes first; the reason goes into the report."
+        ),
+    ] = "",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Install a release on the nodes of an inventory.
 
+    Asks the nodes first whether they are fit (`appliance preflight`, without what takes long) and changes none when one is not.
     Verifies and imports the bundle, serves it to the nodes while the install runs, converges every node with the roles,
     and ends with proof: a token through mutual TLS, and a refused attempt to get out. A second run changes nothing.
     The run's report is signed with the site's key (`appliance report` checks it).
@@ -149,12 +156,14 @@ def install(
     from engine.errors import Exit, InputError
     from installer.depot import Depot
     from installer.site import inventory as inventories
+    from installer.site.gate import check_reason
     from installer.site.install import Request
     from installer.site.install import install as run_install
     from installer.trust.secret import passphrase, private_copy
 
     if bundle is not None and release:
         raise InputError("both a bundle and --release are given", remedy="Give one of them.")
+    check_reason(skip_preflight)
     screen = screen_of(ctx)
     site = inventories.load(inventory)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
@@ -162,7 +171,7 @@ def install(
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
             root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
-            site_keys=site_keys,
+            site_keys=site_keys, skip_preflight=skip_preflight,
         )  # fmt: skip
         outcome = run_install(request, screen, _listener(screen))
     _print(screen, outcome)
@@ -214,7 +223,11 @@ def _print(screen: Screen, outcome: Outcome) -> None:
         lines.append(
             f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
         )
-    if outcome.failures:
+    if outcome.failures and not outcome.log:
+        lines.append(
+            "\nNothing was changed on any node. Mend the cause and run the same command again; `appliance preflight` shows all."
+        )
+    elif outcome.failures:
         lines.append(f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done.")
     elif outcome.check:
         lines.append(f"{outcome.release}: a dry run; nothing was changed")

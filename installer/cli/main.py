@@ -27,8 +27,9 @@ from installer.cli import (
     kit,
     lab,
     model,
-    runtime,
+    preflight,
     rehearse,
+    runtime,
     sign,
     site,
     trust,
@@ -67,6 +68,7 @@ for command in (
     carry.split,
     carry.recover,
     carry.receipt,
+    preflight.preflight,
     install.install,
     carry.report,
 ):

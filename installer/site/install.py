@@ -23,7 +23,7 @@ from engine.memory import Demand
 from engine.report import Report
 from installer import product
 from installer.depot import Depot, targets_of
-from installer.site import controlpki, prove
+from installer.site import controlpki, gate, prove
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.serve import serving
@@ -51,6 +51,7 @@ class Request:
     limit: str = ""
     downgrade: str = ""  # the operator's reason for installing an older release than the newest seen
     approvals: tuple[Path, ...] = ()  # others' agreement to it, where the depot asks for one
+    skip_preflight: str = ""  # the operator's reason for not asking the nodes first
 
     @property
     def demand(self) -> Demand:
@@ -69,6 +70,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     proof: list[prove.Proof] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
+    preflight_skipped: str = ""
     imported_bytes: int = 0
     size: int = 0
     good: bool = False
@@ -92,10 +94,19 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
     with _lock(request.runs), _timed(outcome, "total"):
         with _timed(outcome, "import"):
             view, root = _content(request, outcome, report)
-        with _timed(outcome, "nodes"):
-            tracker = _converge(request, outcome, view, root, run_dir, listener)
-        outcome.failures = tracker.failures
-        outcome.nodes = {n: {"ok": s.ok, "changed": s.changed, "changes": s.changes} for n, s in tracker.nodes.items()}
+        outcome.preflight_skipped = request.skip_preflight
+        if not request.skip_preflight:
+            with _timed(outcome, "preflight"):
+                outcome.failures = gate.refusals(request.inventory, view, root, request.limit, report)
+        if not outcome.failures:
+            with _timed(outcome, "nodes"):
+                tracker = _converge(request, outcome, view, root, run_dir, listener)
+            outcome.failures = tracker.failures
+            outcome.nodes = {
+                n: {"ok": s.ok, "changed": s.changed, "changes": s.changes} for n, s in tracker.nodes.items()
+            }
+        else:
+            outcome.log = ""  # Ansible was not started
         if not outcome.failures and not request.check and request.inventory.site.services:
             with _timed(outcome, "prove"):
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 import sysconfig
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,12 +118,26 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Connection:
+    """How Ansible would log in to a node. ``arguments`` are the inventory's own, for ssh; ``unsupported`` names what else it asks for."""
+
+    address: str
+    port: int = 0
+    user: str = ""
+    key: str = ""
+    arguments: tuple[str, ...] = ()
+    python: str = "/usr/bin/python3"
+    unsupported: str = ""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """A validated inventory."""
 
     path: Path
     hosts: tuple[Host, ...]
     site: Site
+    connections: Mapping[str, Connection] = field(default_factory=dict)
 
     def in_group(self, group: str) -> tuple[Host, ...]:
         return tuple(h for h in self.hosts if group in h.groups)
@@ -145,7 +160,13 @@ def load(path: Path) -> Inventory:
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))
     _consistent(path, hosts, site)
-    return Inventory(path, hosts, site)
+    return Inventory(path, hosts, site, {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts})
+
+
+def ansible_inventory() -> str:
+    """The program that belongs to this Python; the one on the path otherwise."""
+    binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
+    return str(binary) if binary.exists() else binary.name
 
 
 def variables(path: Path) -> dict[str, dict[str, Any]]:
@@ -160,10 +181,9 @@ def variables(path: Path) -> dict[str, dict[str, Any]]:
 
 def _ask_ansible(path: Path) -> dict[str, Any]:
     """The merged inventory with its variables resolved, as Ansible itself sees it."""
-    binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
     try:
         done = run(
-            [binary if binary.exists() else "ansible-inventory", "-i", path, "--list"],
+            [ansible_inventory(), "-i", path, "--list"],
             env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
         )
     except ProcessError as error:
@@ -199,6 +219,36 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
             raise InputError(f"{name} has no ansible_host", where=str(path), remedy="Give the address of the node.")
         hosts.append(Host(name, address, tuple(groups)))
     return tuple(hosts)
+
+
+def _connection(path: Path, host: Host, variables: dict[str, Any]) -> Connection:
+    """The variables of Ansible's ssh connection that a site has a use for, under both of their names."""
+
+    def of(*names: str) -> str:
+        return next((_template(str(variables[n])) for n in names if variables.get(n) not in (None, "")), "")
+
+    plugin = of("ansible_connection") or "ssh"
+    secret = next((n for n in ("ansible_password", "ansible_ssh_pass") if n in variables), "")
+    key, port = of("ansible_ssh_private_key_file", "ansible_private_key_file"), of("ansible_port", "ansible_ssh_port")
+    arguments = []
+    for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        try:
+            arguments += shlex.split(of(name))
+        except ValueError as error:
+            raise InputError(
+                f"{name} of {host.name}: {error}", where=str(path), remedy="Balance its quotes."
+            ) from error
+    if port and not (port.isdigit() and 0 < int(port) < 65536):
+        raise InputError(f"{host.name} has the port {port}", where=str(path), remedy="Give a number below 65536.")
+    return Connection(
+        address=host.address,
+        port=int(port or 0),
+        user=of("ansible_user", "ansible_ssh_user"),
+        key=str(Path(key).expanduser()) if key else "",
+        arguments=tuple(arguments),
+        python=of("ansible_python_interpreter") or "/usr/bin/python3",
+        unsupported=secret or ("" if plugin in ("ssh", "smart") else f"ansible_connection: {plugin}"),
+    )
 
 
 def _site(path: Path, variables: dict[str, Any]) -> Site:

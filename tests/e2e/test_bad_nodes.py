@@ -60,8 +60,8 @@ def inventory(lab: Lab, where: Path, addresses: dict[str, str], port: int) -> Pa
     return where
 
 
-def install(demo: Demo, site: Path, state: Path) -> dict[str, Any]:
-    return demo.appliance(*install_argv(demo, site, state), demo.bundle, ok=(5,), json_output=True)  # type: ignore[no-any-return]
+def install(demo: Demo, site: Path, state: Path, *words: str) -> dict[str, Any]:
+    return demo.appliance(*install_argv(demo, site, state), *words, demo.bundle, ok=(5,), json_output=True)  # type: ignore[no-any-return]
 
 
 def node(lab: Lab, number: int, command: str) -> None:
@@ -85,9 +85,14 @@ def test_a_full_node_is_named_with_what_is_missing(demo: Demo, lab: Lab, tmp_pat
     node(lab, 0, "mkdir -p /var/lib/appliance && mount -t tmpfs -o size=64m tmpfs /var/lib/appliance")
     try:
         site = inventory(lab, tmp_path / "site", {"full": lab.nodes[0].address}, 7452)
-        outcome = install(demo, site, state)
+        refused = install(demo, site, state)
+        outcome = install(demo, site, state, "--skip-preflight", "the door itself is tried")
     finally:
         node(lab, 0, "umount -l /var/lib/appliance")
+    assert [(f["node"], f["role"], f["task"]) for f in refused["failures"]] == [("full", "preflight", "space")]
+    assert "GB are needed" in refused["failures"][0]["reason"] and "Free " in refused["failures"][0]["reason"]
+    assert refused["nodes"] == {} and refused["log"] == ""
+    assert outcome["preflight_skipped"] == "the door itself is tried"
     assert [f["node"] for f in outcome["failures"]] == ["full"]
     assert "bytes are to come and" in outcome["failures"][0]["reason"]
     assert "Free space" in outcome["failures"][0]["reason"]

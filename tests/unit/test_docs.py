@@ -36,7 +36,7 @@ def test_every_task_of_run_that_the_readme_names_exists() -> None:
 
 
 def test_engine_never_imports_installer() -> None:
-    for path in (TREE / "engine").glob("*.py"):
+    for path in (TREE / "engine").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
                 [a.name for a in node.names]
@@ -85,3 +85,17 @@ def test_no_file_names_a_package_registry() -> None:
         ):
             text = path.read_text(errors="ignore")
             assert not any(w in text for w in words), path
+
+
+def test_every_check_of_preflight_is_documented_and_every_documented_one_exists() -> None:
+    calls = [
+        node
+        for path in (*(TREE / "engine" / "preflight").glob("judge*.py"), TREE / "installer/site/preflight.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("good", "warn", "fail", "say")
+    ]
+    made = {c.args[0].value for c in calls if c.args and isinstance(c.args[0], ast.Constant)}
+    table = re.findall(r"^\| `([a-z-]+)` \|", (TREE / "docs/preflight.md").read_text(), re.MULTILINE)
+    assert made | {"state"} == set(table) and len(table) == len(set(table))

@@ -1,0 +1,104 @@
+"""What a release and a site need of one node, and what judging it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.preflight.facts import Facts
+
+Severity = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ``supported`` is false when nothing short of other hardware or another release helps."""
+
+    check: str
+    severity: Severity
+    what: str
+    remedy: str = ""
+    supported: bool = True
+
+
+@dataclass(frozen=True)
+class SpaceNeed:
+    """Bytes that will be written below a path."""
+
+    path: str
+    n_bytes: int
+    what: str
+
+
+@dataclass(frozen=True)
+class PortNeed:
+    """A port that a unit of ours will bind; ``units`` may hold it already."""
+
+    port: int
+    what: str
+    units: tuple[str, ...]
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """GPUs of the definition. ``cuda`` is what the wheels were built for, () when they hold none.
+
+    Attributes:
+        models: names of the definition that are allowed.
+        driver: full version, empty when the definition names none.
+        branch: lowest driver branch for ``cuda``.
+        modules: open or proprietary; empty when it does not matter.
+        secure_boot: off, mok or signed.
+    """
+
+    models: tuple[str, ...] = ()
+    driver: str = ""
+    branch: int = 0
+    cuda: tuple[int, ...] = ()
+    modules: str = ""
+    secure_boot: str = ""
+    mig: bool = False
+    nvswitch: bool = False
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What this node should be. ``gpu`` is None where no GPU is needed.
+
+    Attributes:
+        os: as in the definition, for example debian-12; empty leaves it open, as everything empty does.
+        offset_s, offset_error_s: the node's clock less the control host's, and how far that may be off.
+        memory_bytes: what the services may use at most, 0 without a limit.
+        depot: how the control host listened for the node: its address and port, or why it could not.
+    """
+
+    os: str = ""
+    machine: str = ""
+    python: str = ""
+    kernel: str = ""
+    vector: bool = False
+    gpu: GpuNeed | None = None
+    spaces: tuple[SpaceNeed, ...] = ()
+    ports: tuple[PortNeed, ...] = ()
+    memory_bytes: int = 0
+    offset_s: float = 0.0
+    offset_error_s: float = 0.0
+    depot: str = ""
+    depot_trouble: str = ""
+
+
+Rule = Callable[[Facts, Expectation], Iterator[Finding]]
+
+
+def good(check: str, what: str) -> Finding:
+    return Finding(check, "pass", what)
+
+
+def warn(check: str, what: str, remedy: str) -> Finding:
+    return Finding(check, "warn", what, remedy)
+
+
+def fail(check: str, what: str, remedy: str, *, supported: bool = True) -> Finding:
+    return Finding(check, "fail", what, remedy, supported)

@@ -1,0 +1,124 @@
+"""`appliance preflight`: whether nodes are fit for a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from installer.cli.options import DEFAULT_DEPOT, DepotDir, Root, screen_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from installer.depot import Depot
+    from installer.site.needs import Release
+    from installer.site.preflight import NodeReport
+
+
+def preflight(
+    ctx: typer.Context,
+    inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle directory; the depot's release when left out.", metavar="BUNDLE")
+    ] = None,
+    depot: DepotDir = DEFAULT_DEPOT,
+    root: Root = None,
+    release: Annotated[str, typer.Option("--release", help="Release of the depot to judge by, NAME-VERSION.")] = "",
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", help="Only this node; may be given several times.")
+    ] = None,
+    outside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outside",
+            metavar="ADDRESS:PORT",
+            help="What must not be reachable, instead of three root name servers; may be given several times.",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Show what is good, too.")] = False,
+) -> None:
+    """Look whether the nodes of an inventory are fit for a release; change nothing.
+
+    Every node is asked at once over SSH, by a program that its own Python reads from the connection: nothing is installed
+    or left there. Each finding is pass, warn or fail, with the reason and the remedy (docs/preflight.md lists them all).
+    Without a bundle and with an empty depot only the site's own needs are judged.
+
+    Exit codes of this command: 0 every node is ready (warnings allowed), 1 something can be fixed, 2 a node is not supported.
+
+    \b
+    Examples:
+      appliance preflight -i site --root root.json /media/drive/demo-1.0.0
+      appliance preflight -i site --limit gpu-1 --all
+    """
+    from installer.depot import Depot
+    from installer.site import inventory as inventories
+    from installer.site import needs
+    from installer.site.preflight import preflight as run
+    from installer.site.preflight import verdict_of
+
+    screen = screen_of(ctx)
+    targets = needs.outside_of(outside or [])
+    site = inventories.load(inventory)
+    wanted = _release(Depot(depot), bundle, root, release)
+    with screen:
+        reports = run(site, wanted, screen, outside=targets, limit=limit or ())
+    code = verdict_of(reports)
+    from installer.site.preflight import WORDS
+
+    data = {"release": wanted.name, "verdict": WORDS[code], "nodes": [r.data() for r in reports]}
+    screen.result(data, _page(reports, wanted.name, every))
+    if code:
+        raise typer.Exit(code)
+
+
+def _release(depot: Depot, bundle: Path | None, root: Path | None, release: str) -> Release:
+    """What to judge by. The metadata is verified as always; nothing is remembered of it."""
+    from engine.errors import InputError
+    from installer.evidence import contents
+    from installer.site import needs
+
+    if bundle is not None and release:
+        raise InputError("both a bundle and --release are given", remedy="Give one of them.")
+    if bundle is None:
+        names = depot.releases()
+        if not names and not release:
+            return needs.Release(None, None)
+        if not release and len(names) > 1:
+            raise InputError(
+                f"the depot has {len(names)} releases",
+                where=str(depot.root),
+                remedy=f"Give --release: {', '.join(names)}.",
+            )
+        return needs.release(contents.read(depot.view(release or names[0]), depot.pinned_root.read_bytes()))
+    pinned = depot.pinned_root if depot.pinned_root.is_file() else root
+    if pinned is None:
+        raise InputError(
+            "no root of trust is pinned yet",
+            where=str(depot.root),
+            remedy="Give --root with the root.json you received on another way than the bundle.",
+        )
+    return needs.release(contents.read(bundle, depot.root_of_trust(pinned)))
+
+
+def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from installer.site.preflight import WORDS
+
+    table = Table("node", "check", "", "what", "remedy", box=None, padding=(0, 1))
+    for number, report in enumerate(reports):
+        if number:
+            table.add_row()
+        shown = [f for f in report.findings if every or f.severity != "pass"]
+        for finding in shown:
+            table.add_row(report.node, finding.check, finding.severity, Text(finding.what), Text(finding.remedy))
+        fine = len(report.findings) - len(shown)
+        if fine:
+            table.add_row(report.node, "", "pass", Text(f"{fine} checks"), "")
+    counts = ", ".join(f"{r.node} {WORDS[r.verdict]}" for r in reports)
+    against = f"{release}: " if release else "no release given, so only the site's needs were judged: "
+    return Group(table, Text(f"\n{against}{counts}"))

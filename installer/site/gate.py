@@ -1,0 +1,77 @@
+"""What an install asks before it changes anything: preflight's cheap checks, whose failures end the run.
+
+Left out are the disk's speed, the ways out and names of the outside, which take seconds and do not make an install fail. A node that
+cannot be asked is left to the install itself, whose connection knows more ways and whose rolling policy says what its absence means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.process import ProcessError, run
+from engine.report import Report
+from installer.evidence import contents
+from installer.site import needs
+from installer.site.events import Failure
+from installer.site.inventory import Inventory, ansible_inventory
+from installer.site.preflight import NodeReport, preflight
+
+MIN_REASON = 10  # characters; as for a downgrade
+
+
+def refusals(inventory: Inventory, view: Path, root: Path, limit: str, report: Report) -> list[Failure]:
+    """Why nodes cannot take the release; empty when they can. Warnings are said and pass.
+
+    Args:
+        view: directory of the verified release.
+        limit: an Ansible pattern; empty for all nodes.
+    """
+    wanted = needs.release(contents.read(view, root.read_bytes()))
+    reports = preflight(inventory, wanted, report, limit=_limited(inventory, limit), cheap=True)
+    for asked in reports:
+        for finding in asked.findings:
+            if finding.severity == "warn" and asked.facts:
+                report.say(f"{asked.node}: {finding.check}: {finding.what}. {finding.remedy}")
+    return failures(reports)
+
+
+def failures(reports: Iterable[NodeReport]) -> list[Failure]:
+    """The failures of nodes that could be asked, in the words of an install's report."""
+    return [
+        Failure(node.node, finding.check, "preflight", f"{finding.what}. {finding.remedy}")
+        for node in reports
+        for finding in node.findings
+        if node.facts and finding.severity == "fail"
+    ]
+
+
+def check_reason(reason: str) -> None:
+    """A reason that is kept on record says something.
+
+    Raises:
+        InputError: it is shorter than MIN_REASON characters.
+    """
+    if reason and len(reason.strip()) < MIN_REASON:
+        raise InputError(
+            "the reason to skip preflight is too short", where="--skip-preflight",
+            remedy=f"Write at least {MIN_REASON} characters; it goes into the signed report.",
+        )  # fmt: skip
+
+
+def _limited(inventory: Inventory, limit: str) -> list[str]:
+    """Names of the nodes that a pattern means, as Ansible understands it."""
+    if not limit:
+        return []
+    try:
+        done = run([ansible_inventory(), "-i", inventory.path, "--list", "--limit", limit])
+    except ProcessError as error:
+        raise InputError(
+            f"Ansible does not understand the pattern: {error.stderr.strip()[-300:]}",
+            where="--limit",
+            remedy="Correct it.",
+        ) from error
+    named = set(json.loads(done.stdout).get("_meta", {}).get("hostvars", {}))
+    return [h.name for h in inventory.hosts if h.name in named and h.groups != ("control",)]

@@ -1,0 +1,187 @@
+"""What a release and a site need of a node: the question that is put to it, and the expectation it is judged by. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from pydantic import ValidationError
+
+from engine.errors import InputError, TrustError
+from engine.fetch import STORE
+from engine.preflight.expectation import Expectation, GpuNeed, PortNeed, SpaceNeed
+from engine.preflight.facts import Facts, Question
+from engine.trust import Target
+from installer.compat import cuda, tables
+from installer.compat.check import gather
+from installer.definition import Definition
+from installer.evidence.contents import Contents
+from installer.site.inventory import Host, Inventory
+
+RELEASES = "/opt/appliance/releases"
+BLOBS = f"{STORE}/blobs"
+ASK_FROM = 1 << 20  # bytes; a node is asked only for larger blobs, the small ones of a release are a few MB together
+# Measured: 198 wheels of 4.0 GB unpack to 7.8 GB (docs/compatibility.md); the engine's 12 MB to 60 MB.
+UNPACKED = 2.2
+ENGINE_BYTES = 256 << 20
+INSTALLED_DEB = 3.5  # what the index of Debian 12 says of the packages that nodes get: Installed-Size over Size
+UNITS = {"gateway": ("appliance-nginx.service",), "inference": ("appliance-nginx.service",)}
+
+# TCP to the root name servers a, b and k, which the whole world may ask (IANA, "Root Servers").
+OUTSIDE = (("198.41.0.4", 53), ("170.247.170.2", 53), ("2001:7fd::1", 53))
+OUTSIDE_NAMES = ("example.com", "iana.org")
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is to be installed; ``contents`` None asks for nothing of a release, only of the site."""
+
+    contents: Contents | None
+    definition: Definition | None
+
+    @property
+    def name(self) -> str:
+        return self.contents.trusted.release if self.contents else ""
+
+    def targets(self, host: Host) -> list[Target]:
+        """What the host's profiles bring."""
+        return self.contents.trusted.for_profiles(set(host.groups)) if self.contents else []
+
+
+def release(contents: Contents) -> Release:
+    """The release of a bundle's account.
+
+    Raises:
+        TrustError: its definition is not one that this version understands.
+    """
+    try:
+        return Release(contents, Definition.model_validate(contents.definition))
+    except ValidationError as error:
+        raise TrustError(
+            f"the manifest's definition is not ours: {error.error_count()} mistakes", where=contents.trusted.release,
+            remedy="It was made by another version of appliance; use that one.",
+        ) from error  # fmt: skip
+
+
+def question(
+    host: Host,
+    wanted: Release,
+    inventory: Inventory,
+    *,
+    word: str,
+    listening: bool,
+    outside: tuple[tuple[str, int], ...],
+) -> Question:
+    """What to ask this host."""
+    control = inventory.site.control
+    stamp = _stamp(wanted, inventory)
+    return Question(
+        spaces=(RELEASES, BLOBS, "/usr", "/"),
+        blobs={t.sha256: t.size for t in wanted.targets(host) if t.size >= ASK_FROM},
+        blob_store=BLOBS,
+        files=(stamp,) if stamp else (),
+        control=(control.address, control.port) if listening else None,
+        word=word,
+        outside=outside,
+        outside_names=OUTSIDE_NAMES,
+        disk=BLOBS,
+    )
+
+
+def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts, today: date) -> Expectation:
+    """What this host should be; how much is still to come depends on what it has."""
+    definition, site = wanted.definition, inventory.site
+    target = definition.target if definition else None
+    on_gpu = [s for s in site.services if "gpu" in host.groups]
+    return Expectation(
+        os=target.os if target else "",
+        machine=target.arch if target else "",
+        python=target.python if target else "",
+        kernel=(target.kernel or "") if target else "",
+        vector=any("nvidia" not in s.devices for s in on_gpu),
+        gpu=_gpu(host, wanted, inventory, today),
+        spaces=_spaces(host, wanted, inventory, facts) if wanted.contents else (),
+        ports=_ports(host, inventory),
+        memory_bytes=sum(bytes_of(s.memory_max) for s in on_gpu),
+        depot=f"{site.control.address}:{site.control.port}",
+    )
+
+
+def bytes_of(text: str) -> int:
+    """systemd's sizes: ``64G`` is 64 times 1024 to the third; 0 for none, a share or infinity (systemd.resource-control)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)", text.strip())
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
+
+
+def _gpu(host: Host, wanted: Release, inventory: Inventory, today: date) -> GpuNeed | None:
+    """GPUs are needed where services open them, or where the definition names them for this kind of node."""
+    definition = wanted.definition
+    named = definition.target.gpu if definition else None
+    if "gpu" not in host.groups or not (named or any("nvidia" in s.devices for s in inventory.site.services)):
+        return None
+    cuda_version: tuple[int, ...] = ()
+    if definition and wanted.contents:
+        cuda_version = cuda.runtime(gather(definition, wanted.contents.lock, today), inventory.site.runtime)
+    branch = tables.CUDA_NEEDS.get(cuda_version[0], 0) if cuda_version else 0
+    if named is None:
+        return GpuNeed(cuda=cuda_version, branch=branch)
+    by_model = any(tables.GPUS[m].nvswitch for m in named.models if m in tables.GPUS)
+    return GpuNeed(
+        models=named.models, driver=named.driver, branch=branch, cuda=cuda_version, modules=named.kernel_modules,
+        secure_boot=named.secure_boot, mig=bool(named.mig), nvswitch=by_model if named.nvswitch is None else named.nvswitch,
+    )  # fmt: skip
+
+
+def _spaces(host: Host, wanted: Release, inventory: Inventory, facts: Facts) -> tuple[SpaceNeed, ...]:
+    targets = wanted.targets(host)
+    lacking = facts.storage.lacking_bytes if facts.storage else 0
+    small = sum(t.size for t in targets if t.size < ASK_FROM)
+    runtime = sum(t.size for t in targets if t.path.startswith(f"content/wheels/{inventory.site.runtime}/"))
+    ready = _stamp(wanted, inventory) in (facts.storage.present if facts.storage else ())
+    debs = sum(t.size for t in targets if t.path.endswith(".deb"))
+    needs = [SpaceNeed(BLOBS, min(lacking, sum(t.size for t in targets)) + small, "content")]
+    if "gpu" in host.groups and inventory.site.services and not ready:
+        needs.append(SpaceNeed(RELEASES, int(runtime * UNPACKED), "runtime"))
+    needs.append(SpaceNeed(RELEASES, ENGINE_BYTES, "engine"))
+    needs.append(SpaceNeed("/usr", int(debs * INSTALLED_DEB), "packages"))
+    return tuple(needs)
+
+
+def _stamp(wanted: Release, inventory: Inventory) -> str:
+    """What the role vllm leaves beside a complete runtime (roles/vllm/vars/main.yml); empty when there is none to be."""
+    runtime = inventory.site.runtime
+    pins = (
+        wanted.contents.trusted.targets.get(f"content/wheels/{runtime}/requirements.txt") if wanted.contents else None
+    )
+    return f"{RELEASES}/{wanted.name}/vllm/complete-{pins.sha256[:16]}" if pins else ""
+
+
+def _ports(host: Host, inventory: Inventory) -> tuple[PortNeed, ...]:
+    """As playbooks/group_vars/all.yml gives them to the roles: a gateway listens for clients, a GPU node for gateways."""
+    if "gateway" in host.groups:
+        return (PortNeed(inventory.site.gateway.port, "gateway", UNITS["gateway"]),)
+    if "gpu" in host.groups:
+        return (PortNeed(inventory.site.inference_port, "inference", UNITS["inference"]),)
+    return ()
+
+
+def outside_of(asked: list[str]) -> tuple[tuple[str, int], ...]:
+    """What ``--outside`` names; the defaults when it names nothing."""
+    return tuple(map(_target, asked)) if asked else OUTSIDE
+
+
+def _target(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    try:
+        target = str(ipaddress.ip_address(address.strip("[]"))), int(port)
+    except ValueError:
+        target = "", 0
+    if not 0 < target[1] < 65536:
+        raise InputError(
+            f"{text} is no address with a port",
+            where="--outside",
+            remedy="For example 192.0.2.1:443 or [2001:db8::1]:443.",
+        )
+    return target

@@ -18,7 +18,9 @@ from installer.compat import cuda, tables
 from installer.compat.check import gather
 from installer.definition import Definition
 from installer.evidence.contents import Contents
-from installer.site.inventory import Host, Inventory
+from installer.runtime.recipe import WHEELS
+from installer.site.inventory import Host, Inventory, Site
+from installer.site.variables import runtime_image
 
 RELEASES = "/opt/appliance/releases"
 BLOBS = f"{STORE}/blobs"
@@ -45,9 +47,14 @@ class Release:
     def name(self) -> str:
         return self.contents.trusted.release if self.contents else ""
 
-    def targets(self, host: Host) -> list[Target]:
+    def image(self, site: Site) -> Target | None:
+        """The runtime image that GPU nodes mount; None when they install wheels."""
+        return runtime_image(site, self.contents.trusted.targets) if self.contents else None
+
+    def targets(self, host: Host, site: Site) -> list[Target]:
         """What the host's profiles bring."""
-        return self.contents.trusted.for_profiles(set(host.groups)) if self.contents else []
+        more = {f"gpu{WHEELS}"} if "gpu" in host.groups and self.image(site) is None else set()
+        return self.contents.trusted.for_profiles({*host.groups, *more}) if self.contents else []
 
 
 def release(contents: Contents) -> Release:
@@ -79,7 +86,7 @@ def question(
     stamp = _stamp(wanted, inventory)
     return Question(
         spaces=(RELEASES, BLOBS, "/usr", "/"),
-        blobs={t.sha256: t.size for t in wanted.targets(host) if t.size >= ASK_FROM},
+        blobs={t.sha256: t.size for t in wanted.targets(host, inventory.site) if t.size >= ASK_FROM},
         blob_store=BLOBS,
         files=(stamp,) if stamp else (),
         control=(control.address, control.port) if listening else None,
@@ -135,14 +142,14 @@ def _gpu(host: Host, wanted: Release, inventory: Inventory, today: date) -> GpuN
 
 
 def _spaces(host: Host, wanted: Release, inventory: Inventory, facts: Facts) -> tuple[SpaceNeed, ...]:
-    targets = wanted.targets(host)
+    targets = wanted.targets(host, inventory.site)
     lacking = facts.storage.lacking_bytes if facts.storage else 0
     small = sum(t.size for t in targets if t.size < ASK_FROM)
     runtime = sum(t.size for t in targets if t.path.startswith(f"content/wheels/{inventory.site.runtime}/"))
     ready = _stamp(wanted, inventory) in (facts.storage.present if facts.storage else ())
     debs = sum(t.size for t in targets if t.path.endswith(".deb"))
     needs = [SpaceNeed(BLOBS, min(lacking, sum(t.size for t in targets)) + small, "content")]
-    if "gpu" in host.groups and inventory.site.services and not ready:
+    if "gpu" in host.groups and inventory.site.services and not ready and wanted.image(inventory.site) is None:
         needs.append(SpaceNeed(RELEASES, int(runtime * UNPACKED), "runtime"))
     needs.append(SpaceNeed(RELEASES, ENGINE_BYTES, "engine"))
     needs.append(SpaceNeed("/usr", int(debs * INSTALLED_DEB), "packages"))
@@ -152,9 +159,9 @@ def _spaces(host: Host, wanted: Release, inventory: Inventory, facts: Facts) -> 
 def _stamp(wanted: Release, inventory: Inventory) -> str:
     """What the role vllm leaves beside a complete runtime (roles/vllm/vars/main.yml); empty when there is none to be."""
     runtime = inventory.site.runtime
-    pins = (
-        wanted.contents.trusted.targets.get(f"content/wheels/{runtime}/requirements.txt") if wanted.contents else None
-    )
+    if wanted.contents is None or wanted.image(inventory.site):
+        return ""
+    pins = wanted.contents.trusted.targets.get(f"content/wheels/{runtime}/requirements.txt")
     return f"{RELEASES}/{wanted.name}/vllm/complete-{pins.sha256[:16]}" if pins else ""
 
 

@@ -105,6 +105,7 @@ def test_every_kind_of_difference_between_two_trees_is_found(tmp_path: Path) -> 
         (tmp_path / name / "lib").mkdir(parents=True)
         for file in ("same", "bytes", "mode", "kind"):
             (tmp_path / name / "lib" / file).write_text(file)
+            (tmp_path / name / "lib" / file).chmod(0o644)
         (tmp_path / name / "link").symlink_to("lib/same")
     assert audit.compare(tmp_path / "one", tmp_path / "two") == (6, ())
     two = tmp_path / "two"

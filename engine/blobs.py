@@ -81,7 +81,7 @@ class Blobs:
                 partial.replace(final)
             sync_dir(final.parent)
 
-    def adopt(self, path: Path) -> tuple[str, int]:
+    def keep(self, path: Path) -> tuple[str, int]:
         """Take in a file that was made on this file system: hash it, flush it, give it its name.
 
         Returns:

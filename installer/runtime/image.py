@@ -76,7 +76,7 @@ def make(recipe: Recipe, cache: Blobs) -> Made:
         sizes = [p.lstat().st_size for p in directory.rglob("*") if p.is_file() and not p.is_symlink()]
         image = scratch / "image.squashfs"
         squash(directory, image)
-        sha256, size = cache.adopt(image)
+        sha256, size = cache.keep(image)
     interpreter = next(
         (f"{p.name} {p.version}" for p in recipe.packages if p.name.startswith("python")), "the node's own"
     )

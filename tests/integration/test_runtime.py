@@ -42,7 +42,7 @@ def recipe(tmp_path: Path) -> Recipe:
         copy = tmp_path / "adopted"
         shutil.copy(path, copy)
         cache.root.mkdir(exist_ok=True)
-        sha256, size = cache.adopt(copy)
+        sha256, size = cache.keep(copy)
         name, version, *_ = path.name.split("-")
         artifacts.append(
             Artifact(path=f"wheels/small/{path.name}", kind="wheels", group="small", name=name, version=version,

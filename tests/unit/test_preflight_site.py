@@ -16,8 +16,8 @@ import pytest
 
 from engine.errors import InputError
 from engine.preflight.facts import Facts, Question
-from engine.process import Talk, talk
 from engine.report import Silent
+from engine.talk import Talk, talk
 from engine.trust import Target, Trusted
 from installer.definition import Definition
 from installer.evidence.contents import Contents

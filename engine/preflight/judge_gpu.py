@@ -41,13 +41,13 @@ def ecc(gpu: Gpu, _: Expectation) -> Iterator[Finding]:
     if gpu.ecc.volatile_uncorrected:
         yield fail(
             "ecc",
-            f"{gpu.ecc.volatile_uncorrected} uncorrectable memory errors since the driver was loaded",
+            f"{gpu.ecc.volatile_uncorrected} uncorrectable memory error(s) since the driver was loaded",
             f"{RESET} When they come back: {REPLACE[0].lower()}{REPLACE[1:]}",
         )
     elif gpu.ecc.aggregate_uncorrected:
         yield warn(
             "ecc",
-            f"{gpu.ecc.aggregate_uncorrected} uncorrectable memory errors in the GPU's life, none since the driver was loaded",
+            f"{gpu.ecc.aggregate_uncorrected} uncorrectable memory error(s) in the GPU's life, none since the driver was loaded",
             "Watch it: nvidia-smi -q -d ECC,ROW_REMAPPER.",
         )
 

@@ -192,16 +192,10 @@ def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: 
 
 def test_preflight_finds_a_serving_node_ready_for_its_own_release(demo: Demo, lab: Lab) -> None:
     """Ports are held by our own unit, what is there is not counted again, and the firewall lets the node reach the depot alone."""
-    words = [
-        "preflight",
-        "-i",
-        "inventories/demo",
-        "--depot",
-        demo.work / "control" / "depot",
-        "--outside",
-        "192.0.2.1:53",
-    ]
-    said = demo.appliance(*words, json_output=True)["nodes"][0]
+    depot = demo.work / "control" / "depot"
+    said = demo.appliance(
+        "preflight", "-i", "inventories/demo", "--depot", depot, "--outside", "192.0.2.1:53", json_output=True
+    )["nodes"][0]
     found = {f["check"]: f for f in said["findings"]}
     assert [f for f in said["findings"] if f["severity"] == "fail"] == []
     assert any(

@@ -191,7 +191,7 @@ LOOKS: dict[str, tuple[Look, str]] = {
 
 def gpus(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """Every look at every GPU; one line where all are well."""
-    if not facts.nvml or not facts.pci or facts.nvml.error:
+    if not want.gpu or not facts.nvml or not facts.pci or facts.nvml.error:
         return
     seen = facts.nvml.gpus
     on_bus = len([d for d in facts.pci if d.kind != pci.BRIDGE])
@@ -221,9 +221,9 @@ def _alike(seen: tuple[Gpu, ...]) -> Iterator[Finding]:
         yield good("gpu-memory", says)
 
 
-def lanes(facts: Facts, _: Expectation) -> Iterator[Finding]:
+def lanes(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """The kernel's own view of the links, where NVML cannot be asked yet."""
-    if facts.nvml and facts.nvml.gpus:
+    if not want.gpu or (facts.nvml and facts.nvml.gpus):
         return
     found = [d for d in facts.pci or () if d.kind != pci.BRIDGE and 0 < d.width < d.max_width]
     for d in found:
@@ -242,9 +242,9 @@ def manager(facts: Facts, want: Expectation) -> Iterator[Finding]:
         yield fail("fabric-manager", "the fabric manager does not run, and the GPUs hang on NVSwitch", MANAGER)
 
 
-def persistence(facts: Facts, _: Expectation) -> Iterator[Finding]:
+def persistence(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """The driver stays loaded between programs."""
-    if not facts.nvml or not facts.driver or not facts.nvml.gpus:
+    if not want.gpu or not facts.nvml or not facts.driver or not facts.nvml.gpus:
         return
     off = [str(g.index) for g in facts.nvml.gpus if g.persistence is False]
     if off and not facts.driver.persistence_daemon:
@@ -257,9 +257,9 @@ def persistence(facts: Facts, _: Expectation) -> Iterator[Finding]:
         yield good("persistence", "the driver stays")
 
 
-def xids(facts: Facts, _: Expectation) -> Iterator[Finding]:
+def xids(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """What the driver complained about since boot."""
-    if not facts.pci or not facts.kernel_log:
+    if not want.gpu or not facts.pci or not facts.kernel_log:
         return
     if not facts.kernel_log.readable:
         yield warn("xid", "the kernel's log could not be read", "journalctl -k --grep Xid on the node.")

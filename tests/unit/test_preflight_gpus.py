@@ -113,6 +113,16 @@ def test_a_node_without_gpu_is_not_supported_where_one_is_needed_and_fine_elsewh
     assert findings(without_gpu(), expected(gpu=None)) == []
 
 
+def test_gpus_that_nobody_needs_are_not_judged() -> None:
+    """A gateway may have a card of its own; nothing is asked of it."""
+    broken = replace(
+        DRIVER, modules=("nouveau",), module_version="", cuda=None, persistence_daemon=False, fabric_manager=""
+    )
+    ill = node(driver=broken, nvml=said("h200-ecc"), kernel_log=f.KernelLog(True, False, (f.Xid(79, "0", 1.0, ""),)))
+    assert findings(ill, expected(gpu=None)) == []
+    assert len(findings(ill)) > 4
+
+
 def test_a_gpu_without_a_driver_is_fixable_and_names_the_driver() -> None:
     bare = replace(DRIVER, modules=(), module_version="", module_flavour="", cuda=None)
     found = judge(node(driver=bare, nvml=said("no-driver"), pci=pci(driver="")), expected())

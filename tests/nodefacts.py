@@ -78,6 +78,7 @@ def needs_gpu(**changes: Any) -> Expectation:
 def findings(facts: f.Facts, want: Expectation | None = None) -> list[Finding]:
     """What is not good, worst first."""
     bad = [x for x in judge(facts, want or expected()) if x.severity != "pass"]
+    assert all(isinstance(x.remedy, str) and x.remedy and x.what for x in bad), "what is not good has a remedy"
     return sorted(bad, key=lambda x: x.severity != "fail")
 
 

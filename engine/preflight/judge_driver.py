@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from engine.preflight import pci
-from engine.preflight.expectation import Expectation, Finding, GpuNeed, Rule, fail, good, warn
+from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, warn
 from engine.preflight.facts import Facts
 
 
@@ -25,9 +25,12 @@ def devices(facts: Facts, want: Expectation) -> Iterator[Finding]:
         else:
             yield good("gpus", "none, and none is needed")
         return
+    if not want.gpu:
+        yield good("gpus", f"{len(gpus)} x NVIDIA, and none is needed")
+        return
     kinds = Counter("/".join(pci.models(d.device)) or f"10de:{d.device:04x}" for d in gpus)
     names = ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items()))
-    allowed = set(want.gpu.models) if want.gpu else set()
+    allowed = set(want.gpu.models)
     strange = [d for d in gpus if allowed and not allowed & set(pci.models(d.device))]
     unknown = [d for d in strange if not pci.models(d.device)]
     if unknown:
@@ -46,7 +49,7 @@ def devices(facts: Facts, want: Expectation) -> Iterator[Finding]:
 
 def nouveau(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """No other driver holds the GPUs."""
-    if not facts.driver or not facts.pci:
+    if not facts.driver or not facts.pci or not want.gpu:
         return
     other = [m for m in ("nouveau", "nova_core") if m in facts.driver.modules]
     held = sorted({d.driver for d in facts.pci if d.driver not in ("", "nvidia", "nvidia-nvswitch")})
@@ -66,9 +69,9 @@ def nouveau(facts: Facts, want: Expectation) -> Iterator[Finding]:
 
 def driver(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """The driver is loaded, and the one that the release was locked for."""
-    if not facts.driver or not facts.pci:
+    if not facts.driver or not facts.pci or not want.gpu:
         return
-    here, need = facts.driver, want.gpu or GpuNeed()
+    here, need = facts.driver, want.gpu
     install = (
         f"Install driver {need.driver} (docs/compatibility.md)."
         if need.driver
@@ -99,7 +102,7 @@ def driver(facts: Facts, want: Expectation) -> Iterator[Finding]:
 
 def versions(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """Kernel module, NVML and libcuda come from one driver, and it knows the release's CUDA."""
-    if not facts.driver or not facts.pci or not facts.nvml:
+    if not facts.driver or not facts.pci or not facts.nvml or not want.gpu:
         return
     here, said = facts.driver, facts.nvml
     if not here.module_version:
@@ -130,7 +133,7 @@ def versions(facts: Facts, want: Expectation) -> Iterator[Finding]:
             f"libcuda speaks CUDA {_cuda(here.cuda)}, NVML says {_cuda(said.cuda)}: two versions of the driver's libraries",
             "Remove the one that ldconfig finds first and should not: ldconfig -p | grep libcuda.",
         )
-    elif want.gpu and want.gpu.cuda and here.cuda // 1000 < want.gpu.cuda[0]:
+    elif want.gpu.cuda and here.cuda // 1000 < want.gpu.cuda[0]:
         yield fail(
             "cuda",
             f"the driver speaks CUDA {_cuda(here.cuda)}; the release holds CUDA {_dotted(want.gpu.cuda)}",

@@ -15,6 +15,8 @@ HOT_C = 85  # data center GPUs slow down from 87 °C on; at rest they are below 
 SLOWED = {0x8: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
 RESET = "Reset the GPU (nvidia-smi --gpu-reset; all GPUs of a board with NVSwitch), or reboot."
 REPLACE = "Have the GPU replaced."
+SEAT = "Power off and seat the GPU or riser again; check the slot and its setting in the firmware."
+MANAGER = "Start the fabric manager of exactly the driver's version: systemctl start nvidia-fabricmanager; journalctl -u nvidia-fabricmanager says why it does not."
 
 Look = Callable[[Gpu, Expectation], Iterator[Finding]]
 
@@ -39,13 +41,13 @@ def ecc(gpu: Gpu, _: Expectation) -> Iterator[Finding]:
     if gpu.ecc.volatile_uncorrected:
         yield fail(
             "ecc",
-            f"{gpu.ecc.volatile_uncorrected} uncorrectable memory errors since the driver was loaded",
+            f"{gpu.ecc.volatile_uncorrected} uncorrectable memory error(s) since the driver was loaded",
             f"{RESET} When they come back: {REPLACE[0].lower()}{REPLACE[1:]}",
         )
     elif gpu.ecc.aggregate_uncorrected:
         yield warn(
             "ecc",
-            f"{gpu.ecc.aggregate_uncorrected} uncorrectable memory errors in the GPU's life, none since the driver was loaded",
+            f"{gpu.ecc.aggregate_uncorrected} uncorrectable memory error(s) in the GPU's life, none since the driver was loaded",
             "Watch it: nvidia-smi -q -d ECC,ROW_REMAPPER.",
         )
 
@@ -97,7 +99,7 @@ def mig(gpu: Gpu, want: Expectation) -> Iterator[Finding]:
 def pcie(gpu: Gpu, _: Expectation) -> Iterator[Finding]:
     if gpu.pcie_width and gpu.pcie_max_width and gpu.pcie_width < gpu.pcie_max_width:
         yield fail(
-            "pcie", f"the link has {gpu.pcie_width} of {gpu.pcie_max_width} lanes", "Power off and seat the GPU or riser again; check the slot and its setting in the firmware.",
+            "pcie", f"the link has {gpu.pcie_width} of {gpu.pcie_max_width} lanes", SEAT,
         )  # fmt: skip
     busy = bool(gpu.processes)
     if busy and gpu.pcie_generation and gpu.pcie_max_generation and gpu.pcie_generation < gpu.pcie_max_generation:
@@ -129,19 +131,18 @@ def links(gpu: Gpu, want: Expectation) -> Iterator[Finding]:
 def fabric(gpu: Gpu, want: Expectation) -> Iterator[Finding]:
     if not want.gpu or not want.gpu.nvswitch:
         return
-    manager = "Start the fabric manager of exactly the driver's version: systemctl start nvidia-fabricmanager; journalctl -u nvidia-fabricmanager says why it does not."
     if gpu.fabric is None:
         yield fail(
-            "fabric", f"NVML does not tell the state of the fabric ({gpu.errors.get('fabric', 'no answer')})", manager
+            "fabric", f"NVML does not tell the state of the fabric ({gpu.errors.get('fabric', 'no answer')})", MANAGER
         )
         return
     if gpu.fabric.state != 3:
         state = {0: "not supported", 1: "not started", 2: "in progress"}.get(gpu.fabric.state, str(gpu.fabric.state))
-        yield fail("fabric", f"the GPU's registration with the NVSwitch fabric is {state}", manager)
+        yield fail("fabric", f"the GPU's registration with the NVSwitch fabric is {state}", MANAGER)
         return
     if gpu.fabric.status:
         yield fail(
-            "fabric", f"the GPU's registration with the NVSwitch fabric failed with {gpu.fabric.status}", manager
+            "fabric", f"the GPU's registration with the NVSwitch fabric failed with {gpu.fabric.status}", MANAGER
         )
     # Bits of nvmlGpuFabricInfo's healthMask (NVML_GPU_FABRIC_HEALTH_MASK_*): two each, 1 is true; four for the configuration.
     health = gpu.fabric.health
@@ -190,7 +191,7 @@ LOOKS: dict[str, tuple[Look, str]] = {
 
 def gpus(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """Every look at every GPU; one line where all are well."""
-    if not facts.nvml or not facts.pci or facts.nvml.error:
+    if not want.gpu or not facts.nvml or not facts.pci or facts.nvml.error:
         return
     seen = facts.nvml.gpus
     on_bus = len([d for d in facts.pci if d.kind != pci.BRIDGE])
@@ -220,9 +221,30 @@ def _alike(seen: tuple[Gpu, ...]) -> Iterator[Finding]:
         yield good("gpu-memory", says)
 
 
-def persistence(facts: Facts, _: Expectation) -> Iterator[Finding]:
+def lanes(facts: Facts, want: Expectation) -> Iterator[Finding]:
+    """The kernel's own view of the links, where NVML cannot be asked yet."""
+    if not want.gpu or (facts.nvml and facts.nvml.gpus):
+        return
+    found = [d for d in facts.pci or () if d.kind != pci.BRIDGE and 0 < d.width < d.max_width]
+    for d in found:
+        yield fail("pcie", f"GPU {d.address}: the link has {d.width} of {d.max_width} lanes", SEAT)
+    if facts.pci and not found:
+        yield good("pcie", "all lanes are there")
+
+
+def manager(facts: Facts, want: Expectation) -> Iterator[Finding]:
+    """Boards with NVSwitch need the fabric manager before anything computes."""
+    if not want.gpu or not want.gpu.nvswitch or not facts.driver or not facts.driver.module_version or not facts.pci:
+        return
+    if facts.driver.fabric_manager:
+        yield good("fabric-manager", "runs")
+    else:
+        yield fail("fabric-manager", "the fabric manager does not run, and the GPUs hang on NVSwitch", MANAGER)
+
+
+def persistence(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """The driver stays loaded between programs."""
-    if not facts.nvml or not facts.driver or not facts.nvml.gpus:
+    if not want.gpu or not facts.nvml or not facts.driver or not facts.nvml.gpus:
         return
     off = [str(g.index) for g in facts.nvml.gpus if g.persistence is False]
     if off and not facts.driver.persistence_daemon:
@@ -235,9 +257,9 @@ def persistence(facts: Facts, _: Expectation) -> Iterator[Finding]:
         yield good("persistence", "the driver stays")
 
 
-def xids(facts: Facts, _: Expectation) -> Iterator[Finding]:
+def xids(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """What the driver complained about since boot."""
-    if not facts.pci or not facts.kernel_log:
+    if not want.gpu or not facts.pci or not facts.kernel_log:
         return
     if not facts.kernel_log.readable:
         yield warn("xid", "the kernel's log could not be read", "journalctl -k --grep Xid on the node.")
@@ -255,4 +277,4 @@ def xids(facts: Facts, _: Expectation) -> Iterator[Finding]:
         yield good("xid", "none since boot" + (", as far as the log goes back" if facts.kernel_log.wrapped else ""))
 
 
-RULES: tuple[Rule, ...] = (gpus, persistence, xids)
+RULES: tuple[Rule, ...] = (gpus, lanes, manager, persistence, xids)

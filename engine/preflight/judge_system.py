@@ -113,6 +113,12 @@ def secure_boot(facts: Facts, want: Expectation) -> Iterator[Finding]:
     on, mode = here.secure_boot is True, want.gpu.secure_boot if want.gpu else ""
     if not here.efi:
         yield good("secure-boot", "no UEFI, so no Secure Boot")
+    elif here.secure_boot is None and mode:
+        yield warn(
+            "secure-boot",
+            "the firmware's variables cannot be read",
+            "mount -t efivarfs efivarfs /sys/firmware/efi/efivars, then ask again.",
+        )
     elif on and mode == "off":
         yield fail(
             "secure-boot", "Secure Boot is on; the release's modules are not signed for it and will not load",

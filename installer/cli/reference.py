@@ -20,8 +20,8 @@ Every command takes `--json` (one JSON document on standard output) and `--quiet
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | tried and failed; `lock --check`: the lock would change |
-| 2 | wrong input: an option, definition, inventory or key |
+| 1 | tried and failed; `lock --check`: the lock would change; `preflight`: something can be fixed |
+| 2 | wrong input: an option, definition, inventory or key; `preflight`: a node is not supported |
 | 3 | refused as untrusted: a signature, hash, version or expiry |
 | 4 | a source changed or does not answer |
 | 5 | a node failed or cannot be reached |

@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import InputError
 from engine.preflight.expectation import Finding, fail
 from engine.preflight.facts import Facts, Question
-from engine.preflight.judge import UNSUPPORTED, judge, verdict
+from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
 from engine.report import Report, printable
 from installer.site import needs, remote
 from installer.site.beacon import listening
@@ -21,6 +21,7 @@ from installer.site.needs import Release
 from installer.site.remote import Answer
 
 WORKERS = 32
+WORDS = {READY: "ready", FIXABLE: "fixable", UNSUPPORTED: "not supported"}
 Ask = Callable[[Connection, Question], Answer]
 
 
@@ -44,9 +45,7 @@ class NodeReport:
         }  # fmt: skip
 
 
-WORDS = {0: "ready", 1: "fixable", 2: "not supported"}
-
-# Why a node could not be asked: what to say, what to do, and whether that can be mended on the node.
+# Why a node could not be asked: what to say, and what to do.
 _FAILURES: dict[str, tuple[str, str]] = {
     "unreachable": ("cannot be reached over SSH", "Check that it runs, its address, and the way from this host; then: ssh {address}."),
     "hostkey": ("shows a host key that this host does not know", "Compare its fingerprint at its console, then add it to known_hosts (ssh-keyscan {address})."),
@@ -139,6 +138,3 @@ def _last(text: str) -> str:
 def _clean(finding: Finding) -> Finding:
     """Words of a node reach a terminal: they must not steer it."""
     return replace(finding, what=printable(finding.what, keep=""), remedy=printable(finding.remedy, keep=""))
-
-
-__all__ = ["UNSUPPORTED", "NodeReport", "preflight", "verdict_of"]

@@ -20,7 +20,7 @@ from engine.errors import ResourceError
 from engine.preflight.facts import Question
 
 OLDEST = (3, 9)  # Python whose syntax the probes keep to
-_NOT_SENT = ("judge",)
+_NOT_SENT = ("judge", "expectation", "pci", "xid")  # judging happens here
 
 # Read by whatever Python the node has, so that even an old one can say that it is too old.
 _START = """\

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from engine.preflight.facts import Facts, Question
-from engine.process import Talk, talk
+from engine.talk import Talk, talk
 from installer.site.inventory import Connection
 from installer.site.probescript import script
 
@@ -52,7 +52,7 @@ def ask(connection: Connection, question: Question, *, timeout_s: float = TIMEOU
 def argv(connection: Connection) -> list[str]:
     """The ssh command. Host keys are always checked, and our known hosts stay as they are; ssh takes what stands first."""
     options = [
-        "BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=10", "ServerAliveInterval=10",
+        "BatchMode=yes", "ControlMaster=no", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=10", "ServerAliveInterval=10",
         "ServerAliveCountMax=3", "LogLevel=ERROR",
     ]  # fmt: skip
     flat = [part for option in options for part in ("-o", option)]

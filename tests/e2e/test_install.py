@@ -190,6 +190,21 @@ def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: 
     assert {name for name in (line.split()[0] for line in changed) if "/lib/appliance/trust" not in name} == set()
 
 
+def test_preflight_finds_a_serving_node_ready_for_its_own_release(demo: Demo, lab: Lab) -> None:
+    """Ports are held by our own unit, what is there is not counted again, and the firewall lets the node reach the depot alone."""
+    depot = demo.work / "control" / "depot"
+    said = demo.appliance(
+        "preflight", "-i", "inventories/demo", "--depot", depot, "--outside", "192.0.2.1:53", json_output=True
+    )["nodes"][0]
+    found = {f["check"]: f for f in said["findings"]}
+    assert [f for f in said["findings"] if f["severity"] == "fail"] == []
+    assert any(
+        x["port"] == 8443 and x["unit"] == "appliance-nginx.service" for x in said["facts"]["network"]["listeners"]
+    )
+    assert said["facts"]["storage"]["lacking_bytes"] == 0 and "runtime" not in found["space"]["what"]
+    assert "the node reaches" in found["depot"]["what"]
+
+
 def test_a_dry_run_on_an_installed_node_predicts_nothing(demo: Demo, lab: Lab) -> None:
     outcome = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
     assert outcome["good"], outcome["failures"]

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from engine.preflight.judge import judge
-from engine.process import Talk
+from engine.talk import Talk
 from installer.site.inventory import Connection
 from installer.site.preflight import _clean
 from installer.site.remote import MAX_TEXT, understand

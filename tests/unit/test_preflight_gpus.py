@@ -49,6 +49,15 @@ def test_missing_lanes_fail_and_a_slow_link_matters_only_under_load() -> None:
     assert any(x.check == "busy" and "4242" in x.what for x in found)
 
 
+def test_lanes_are_seen_without_a_driver_and_the_fabric_manager_must_run_with_one() -> None:
+    bare = replace(DRIVER, module_version="", cuda=None, fabric_manager="")
+    narrow = findings(node(driver=bare, nvml=said("no-driver"), pci=pci(width=8)))
+    assert {x.check for x in narrow} == {"driver", "pcie"} and "8 of 16 lanes" in narrow[1].what
+    stopped = node(driver=replace(DRIVER, fabric_manager=""))
+    assert checks(stopped) == [("fabric-manager", "fail")]
+    assert checks(stopped, needs_gpu(nvswitch=False)) == []
+
+
 def test_mig_is_compared_with_what_the_release_wants() -> None:
     whole = findings(node(nvml=said("h200-mig")))
     assert {x.check for x in whole} == {"mig"}
@@ -102,6 +111,16 @@ def test_a_node_without_gpu_is_not_supported_where_one_is_needed_and_fine_elsewh
     gpu = next(x for x in found if x.check == "gpus")
     assert "there is no NVIDIA GPU in this node" in gpu.what and not gpu.supported
     assert findings(without_gpu(), expected(gpu=None)) == []
+
+
+def test_gpus_that_nobody_needs_are_not_judged() -> None:
+    """A gateway may have a card of its own; nothing is asked of it."""
+    broken = replace(
+        DRIVER, modules=("nouveau",), module_version="", cuda=None, persistence_daemon=False, fabric_manager=""
+    )
+    ill = node(driver=broken, nvml=said("h200-ecc"), kernel_log=f.KernelLog(True, False, (f.Xid(79, "0", 1.0, ""),)))
+    assert findings(ill, expected(gpu=None)) == []
+    assert len(findings(ill)) > 4
 
 
 def test_a_gpu_without_a_driver_is_fixable_and_names_the_driver() -> None:

@@ -80,6 +80,7 @@ def test_gpus_without_a_numa_node_are_named_on_machines_with_several() -> None:
         ("mok", firmware(), []),
         ("signed", firmware(secure_boot=False), [("secure-boot", "warn")]),
         ("signed", firmware(efi=False, secure_boot=None), []),
+        ("mok", firmware(secure_boot=None), [("secure-boot", "warn")]),
     ],
 )
 def test_secure_boot_fits_how_modules_are_signed(mode: str, facts: f.Facts, found: list[tuple[str, str]]) -> None:

@@ -15,19 +15,23 @@ from typing import Any
 import pytest
 
 from engine.errors import InputError
+from engine.preflight.expectation import fail, warn
 from engine.preflight.facts import Facts, Question
-from engine.process import Talk, talk
 from engine.report import Silent
+from engine.talk import Talk, talk
 from engine.trust import Target, Trusted
+from installer.cli.main import main
 from installer.definition import Definition
 from installer.evidence.contents import Contents
 from installer.lockfile import Artifact, Lock
-from installer.site import beacon, needs, remote
+from installer.site import beacon, gate, needs, remote
+from installer.site.events import Failure
 from installer.site.inventory import Connection, Control, Gateway, Host, Inventory, Service, Site, load
-from installer.site.preflight import _FAILURES, preflight, verdict_of
+from installer.site.preflight import _FAILURES, NodeReport, preflight, verdict_of
 from installer.site.remote import Answer
 from tests.nodefacts import node, without_gpu
 
+TREE = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 11, 21)
 GPU, GATEWAY = Host("gpu-1", "192.0.2.21", ("gpu",)), Host("gw-1", "192.0.2.10", ("gateway",))
 ROOT = Connection("192.0.2.21", user="root")
@@ -285,3 +289,50 @@ def test_all_nodes_are_asked_and_the_worst_decides() -> None:
 def _free() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_an_install_refuses_what_nodes_said_and_leaves_the_unreachable_to_itself() -> None:
+    finding = fail("space", "/ is full", "Free 1 GB")
+    asked = NodeReport("gpu-1", "192.0.2.21", (finding, warn("names", "x", "y")), node())
+    away = NodeReport("gw-1", "192.0.2.10", (fail("ssh", "cannot be reached", "Look"),), None)
+    assert gate.failures([asked, away]) == [Failure("gpu-1", "space", "preflight", "/ is full. Free 1 GB")]
+
+
+def test_preflight_is_skipped_only_with_a_reason_worth_keeping() -> None:
+    gate.check_reason("")
+    gate.check_reason("the disks are swapped tonight")
+    with pytest.raises(InputError, match="too short"):
+        gate.check_reason("because")
+
+
+def test_a_limit_means_what_ansible_means(tmp_path: Path) -> None:
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    (tmp_path / "hosts.yml").write_text(
+        "all:\n  children:\n    gpu: {hosts: {g1: {ansible_host: 192.0.2.1}, g2: {ansible_host: 192.0.2.2}}}\n"
+        "    control: {hosts: {c: {ansible_host: 192.0.2.3}}}\n"
+    )
+    (tmp_path / "group_vars/all/site.yml").write_text(
+        "appliance_site:\n  control: {address: 192.0.2.5}\n  management_sources: [192.0.2.5]\n"
+    )
+    inventory = load(tmp_path)
+    assert gate._limited(inventory, "gpu:!g1") == ["g2"]
+    assert gate._limited(inventory, "") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["BUNDLE", "--release", "x-1"], "both a bundle and --release"),
+        (["BUNDLE"], "no root of trust is pinned"),
+        (["--outside", "example.com:443"], "no address with a port"),
+        (["--limit", "nobody"], "nobody is no node"),
+    ],
+)
+def test_wrong_words_are_one_sentence_and_exit_code_two(
+    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["preflight", "-i", str(TREE / "inventories/example"), "--depot", str(tmp_path / "none")]
+    with pytest.raises(SystemExit) as ended:
+        main([*place, *[str(tmp_path) if w == "BUNDLE" else w for w in words]])
+    assert ended.value.code == 2
+    assert error in capsys.readouterr().err

@@ -14,7 +14,7 @@ import yaml
 
 from installer.lab import state
 from installer.lab.lab import down
-from installer.rehearse.rehearse import WORK
+from installer.rehearse.stage import WORK
 from tests.demo import TREE, Demo
 from tests.e2e import vllm_double
 from tests.integration.wheelsite import wheel

@@ -198,9 +198,10 @@ def lines(done: Rehearsal) -> str:
     said.append("")
     if done.kept:
         said += ["The nodes stay:", *(f"  {command}" for command in done.kept.values())]
-    state = "rehearsed" if done.complete else "rehearsed as far as named above"
-    what = "nothing was missing, and nothing tried to reach out" if done.good else "THE REHEARSAL FAILED"
-    said.append(f"{done.release}: {what}; {state} in {done.seconds} s")
+    good = "nothing was missing, and nothing tried to reach out"
+    what = (good if done.complete else f"in what was rehearsed {good}") if done.good else "THE REHEARSAL FAILED"
+    rest = "" if done.complete else f"; NOT REHEARSED: {len(done.not_rehearsed)} parts, named above"
+    said.append(f"{done.release}: {what}{rest} ({done.seconds} s)")
     return "\n".join(said).lstrip("\n")
 
 

@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine import durable
-from engine.errors import ResourceError
+from engine.errors import ApplianceError, ResourceError
 from engine.report import Report
 from installer.lab import state
-from installer.lab.lab import down
+from installer.lab.lab import down, sweep
 
 WORK = Path("/var/lib/appliance/rehearsal")  # beside the lab's disks: a rehearsal writes as much as a site
 UNPACKED = 3  # times its content that a node needs beside the content itself
@@ -23,6 +23,8 @@ UNPACKED = 3  # times its content that a node needs beside the content itself
 @contextmanager
 def place(name: str, *, keep: bool) -> Iterator[Path]:
     """A directory for depot, keys and records; those of rehearsals that were killed go first."""
+    with suppress(ApplianceError):  # a lab that cannot be removed is not in the way of this one
+        sweep()
     WORK.mkdir(mode=0o711, parents=True, exist_ok=True)
     for left in WORK.iterdir():
         if not state.recorded(left.name) and not _busy(left):

@@ -136,7 +136,7 @@ def build(
     if inventory and not rehearse:
         raise InputError("-i goes with --rehearse", remedy="Add --rehearse, or leave it out.")
     if rehearse:
-        rehearsing.require_finished(store, secret)
+        rehearsing.require_possible(parsed, locked, inventory, store, secret)
     store.signers("timestamp", secret)  # a wrong passphrase shows now, not after the downloads
     from installer.trust.secret import private_copy
 

@@ -173,13 +173,13 @@ def install(
             root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
             site_keys=site_keys, skip_preflight=skip_preflight,
         )  # fmt: skip
-        outcome = run_install(request, screen, _listener(screen))
+        outcome = run_install(request, screen, listener(screen))
     _print(screen, outcome)
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
 
 
-def _listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type
+def listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type
     """Each node's current step as one live line; without a terminal, one line for every change and failure."""
     begun: dict[str, str] = {}
 

@@ -14,6 +14,8 @@ from installer.cli.options import screen_of
 
 if TYPE_CHECKING:
     from installer.cli.screen import Screen
+    from installer.definition import Definition
+    from installer.lockfile import Lock
     from installer.rehearse.rehearse import Rehearsal, Request
     from installer.trust.keys import KeyStore
 
@@ -66,20 +68,25 @@ def rehearse(
 
 def carry_out(screen: Screen, request: Request) -> Rehearsal:
     """Rehearse with each node's steps on the screen."""
-    from installer.cli.install import _listener
+    from installer.cli.install import listener
     from installer.rehearse.rehearse import rehearse as run
 
-    return run(request, screen, _listener(screen))
+    return run(request, screen, listener(screen))
 
 
-def require_finished(keys: KeyStore, passphrase: str) -> None:
-    """Refuse early to rehearse what will be a draft: a release that still needs signatures cannot be verified.
+def require_possible(
+    definition: Definition, lock: Lock, inventory: Path | None, keys: KeyStore, passphrase: str
+) -> None:
+    """Refuse before the first download what could not be rehearsed afterwards.
 
     Raises:
-        InputError: these keys do not suffice.
+        InputError: the lab cannot make such nodes, the inventory is wrong, or the release will be a draft, which cannot be verified.
+        ResourceError: this machine lacks something.
     """
     from engine.errors import InputError
+    from installer.rehearse.rehearse import planned
 
+    planned(definition, lock, inventory)
     for role in ("targets", "snapshot", "timestamp"):
         if len(keys.signers(role, passphrase)) < keys.root().roles[role].threshold:
             raise InputError(
@@ -191,9 +198,10 @@ def lines(done: Rehearsal) -> str:
     said.append("")
     if done.kept:
         said += ["The nodes stay:", *(f"  {command}" for command in done.kept.values())]
-    state = "rehearsed" if done.complete else "rehearsed as far as named above"
-    what = "nothing was missing, and nothing tried to reach out" if done.good else "THE REHEARSAL FAILED"
-    said.append(f"{done.release}: {what}; {state} in {done.seconds} s")
+    good = "nothing was missing, and nothing tried to reach out"
+    what = (good if done.complete else f"in what was rehearsed {good}") if done.good else "THE REHEARSAL FAILED"
+    rest = "" if done.complete else f"; NOT REHEARSED: {len(done.not_rehearsed)} parts, named above"
+    said.append(f"{done.release}: {what}{rest} ({done.seconds} s)")
     return "\n".join(said).lstrip("\n")
 
 

@@ -78,7 +78,7 @@ def up(
     owner = None if owner_pid is None else state.process(owner_pid)
     if owner_pid is not None and owner is None:
         raise InputError(f"the owner, process {owner_pid}, does not run")
-    _demand_root_and_tools()
+    demand_root_and_tools()
     try:
         sweep(report=report)
     except ApplianceError as error:
@@ -94,7 +94,12 @@ def up(
             raise
 
 
-def _demand_root_and_tools() -> None:
+def demand_root_and_tools() -> None:
+    """Say early what a lab needs.
+
+    Raises:
+        ResourceError: not root, or a tool is missing.
+    """
     if os.geteuid() != 0:
         raise ResourceError("a lab needs root: it mounts, makes a bridge and boots nodes", remedy="Run it with sudo.")
     tools = {
@@ -208,7 +213,7 @@ def down(name: str, *, report: Report = Silent()) -> bool:  # noqa: B008 - it ha
         ApplianceError: something of it could not be removed.
     """
     check_name(name)
-    _demand_root_and_tools()
+    demand_root_and_tools()
     with state.locked(state.lab_lock(name)):
         there = name in state.known() or bool(node.processes(name, {}))
         _remove(name)  # also when nothing is on record: what is named after the lab goes with it
@@ -248,7 +253,7 @@ def sweep(*, report: Report = Silent()) -> list[str]:  # noqa: B008 - it has no 
     Raises:
         ApplianceError: one could not be removed; the others were.
     """
-    _demand_root_and_tools()
+    demand_root_and_tools()
     swept, errors = [], []
     for name in filter(_abandoned, state.known()):
         with state.locked(state.lab_lock(name)):

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from engine.errors import ApplianceError
 from installer.lab import notify
 from installer.lab.notify import Call
 from installer.lab.sighting import DNS, Sighting, command, destination, question, stays, unit
@@ -39,6 +40,9 @@ def main(argv: list[str]) -> int:
         # The filter holds for this thread and what it starts; the main thread, which answers, stays free of it.
         try:
             watcher.listener = notify.listen()
+        except ApplianceError as error:
+            sys.stderr.write(f"{error}\n")  # the node's console, which whoever started it shows
+            return
         finally:
             ready.set()
         os._exit(subprocess.call(wrapped))

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shlex
-import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from engine import durable
-from engine.errors import ApplianceError, InputError, ResourceError, TrustError
+from engine.errors import ApplianceError, InputError, TrustError
 from engine.process import run
 from engine.report import Report, printable
 from installer.definition import Definition
 from installer.depot import Depot
 from installer.evidence import contents
 from installer.evidence.contents import Contents
-from installer.lab import network, state
-from installer.lab.lab import Lab, down, up
+from installer.lab import network
+from installer.lab.lab import Lab, demand_root_and_tools, up
 from installer.lab.plan import names_of
+from installer.lockfile import Lock
 from installer.rehearse import attempts, coverage
 from installer.rehearse.attempts import Verdict
 from installer.rehearse.causes import Cause, causes
 from installer.rehearse.shape import Shape, files, like, moved, simplest
+from installer.rehearse.stage import ended_by_signals, place, require_space, take_down
 from installer.site import inventory as inventories
 from installer.site.events import Listener, NodeState
 from installer.site.install import Outcome, install
 from installer.site.install import Request as Install
 
-WORK = Path("/var/lib/appliance/rehearsal")  # beside the lab's disks: a rehearsal writes as much as a site
 JOURNAL_LINES = 400
 
 
@@ -100,10 +97,10 @@ def rehearse(request: Request, report: Report, listener: Listener) -> Rehearsal:
     begin = time.monotonic()
     account = contents.read(request.bundle, request.root)
     definition = _definition(account)
-    shape = _shape(request, account, definition)
+    shape = planned(definition, account.lock, request.inventory, request.model)
     name = f"rehearse-{secrets.token_hex(3)}"
-    with _ended_by_signals(), _place(name, keep=request.keep) as work:
-        _require_space(work, account, shape)
+    with ended_by_signals(), place(name, keep=request.keep) as work:
+        require_space(work, account.trusted.size, len(shape.hosts))
         try:
             lab = up(
                 name,
@@ -114,14 +111,22 @@ def rehearse(request: Request, report: Report, listener: Listener) -> Rehearsal:
                 report=report,
             )
             done = _run(request, account, definition, shape, lab, work, report, listener)
+        except BaseException:
+            if request.keep:
+                report.say(f"the nodes stay; to remove them: {_removal(name, work)}")
+            raise
         finally:
             if not request.keep:
-                _take_down(name, report)
+                take_down(name, report)
     if request.keep:
         done.kept = {n.name: shlex.join(lab.ssh(n.address)) for n in lab.nodes}
-        done.kept["remove"] = f"appliance lab down {name} && rm -r {work}"
+        done.kept["remove"] = _removal(name, work)
     done.seconds = round(time.monotonic() - begin, 1)
     return done
+
+
+def _removal(name: str, work: Path) -> str:
+    return f"appliance lab down {name} && rm -r {work}"
 
 
 def _definition(account: Contents) -> Definition:
@@ -135,21 +140,26 @@ def _definition(account: Contents) -> Definition:
         ) from error
 
 
-def _shape(request: Request, account: Contents, definition: Definition) -> Shape:
+def planned(definition: Definition, lock: Lock, inventory: Path | None, model: str = "") -> Shape:
+    """The shape of a rehearsal, once this machine can carry it out.
+
+    Raises:
+        InputError: it cannot be rehearsed here, or the inventory is wrong.
+        ResourceError: this machine lacks something.
+    """
+    demand_root_and_tools()
     machine = os.uname().machine
     if definition.target.arch != machine:
         raise InputError(
             f"the bundle is for {definition.target.arch}, and this machine is {machine}",
-            where=account.trusted.release,
+            where=definition.release,
             remedy="Rehearse it on a machine of its own kind.",
         )
-    if request.inventory is None:
-        profiles = {p for a in account.lock.artifacts for p in a.profiles}
-        return simplest(definition, profiles, request.model)
-    if request.model:
+    if inventory is None:
+        return simplest(definition, {p for a in lock.artifacts for p in a.profiles}, model)
+    if model:
         raise InputError("--model goes without an inventory", remedy="The inventory says which model is served.")
-    inventory = inventories.load(request.inventory)
-    return like(inventory, inventories.variables(request.inventory), definition)
+    return like(inventories.load(inventory), inventories.variables(inventory), definition)
 
 
 def _run(
@@ -244,74 +254,3 @@ def _said(outcome: Outcome, lab: Lab) -> dict[str, str]:
             journal = run([*lab.ssh(addresses[node]), ask], timeout_s=30).stdout
         found[node] = printable(f"{reason}\n{journal}".strip())
     return found
-
-
-@contextmanager
-def _place(name: str, *, keep: bool) -> Iterator[Path]:
-    """A directory for depot, keys and records; those of rehearsals that were killed go first."""
-    WORK.mkdir(mode=0o711, parents=True, exist_ok=True)
-    for left in WORK.iterdir():
-        if not state.recorded(left.name) and not _busy(left):
-            shutil.rmtree(left, ignore_errors=True)
-    work = WORK / name
-    work.mkdir(mode=0o711)  # the depot's web server passes through; what is secret below has its own mode
-    durable.write(work / "maker", json.dumps(_me()))
-    try:
-        yield work
-    finally:
-        if not keep or not state.recorded(name):
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _me() -> list[int]:
-    process = state.process(os.getpid())
-    return [process.pid, process.started] if process else []
-
-
-def _busy(work: Path) -> bool:
-    """Whether the process that made it still runs: its lab may not be on record yet."""
-    try:
-        return state.Process(*json.loads((work / "maker").read_text())).alive()
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _require_space(work: Path, account: Contents, shape: Shape) -> None:
-    """The depot takes the bundle once, and every node its content and what that unpacks to, about three times as much.
-
-    Raises:
-        ResourceError: with the number of bytes that are missing.
-    """
-    need = account.trusted.size * (1 + 4 * len(shape.hosts))
-    free = shutil.disk_usage(work).free
-    if free < need:
-        raise ResourceError(
-            f"{need - free} bytes too few are free for {len(shape.hosts)} nodes",
-            where=str(work),
-            remedy="Free space there, or rehearse with fewer nodes.",
-        )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a rehearsal as Ctrl-C does: in order."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _take_down(name: str, report: Report) -> None:
-    """Not to be interrupted: a second Ctrl-C would leave nodes behind."""
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        down(name, report=report)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

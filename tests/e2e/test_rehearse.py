@@ -14,12 +14,12 @@ import yaml
 
 from installer.lab import state
 from installer.lab.lab import down
-from installer.rehearse.rehearse import WORK
+from installer.rehearse.stage import WORK
 from tests.demo import TREE, Demo
 from tests.e2e import vllm_double
 from tests.integration.wheelsite import wheel
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
 PACKAGES = ["nftables", "python3-apt", "nginx-light", "libnuma1"]
 
 
@@ -46,6 +46,7 @@ def site(where: Path) -> Path:
     demo["management_sources"] = ["192.0.2.5/32"]
     demo["client_sources"] = ["198.51.100.0/24"]
     demo["runtime"] = "runtime"
+    demo["rolling"] = {"batch": 2}
     demo["egress"] = [{"name": "time", "destinations": ["192.0.2.5"], "ports": [123], "protocol": "udp"}]
     children = {
         "gateway": {"hosts": {"gw-1": {"ansible_host": "192.0.2.10", "appliance_names": ["llm.example.internal"]}}},

@@ -14,7 +14,7 @@ from installer.lab import lab, state
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RUN", tmp_path / "run")
     monkeypatch.setattr(state, "DISK", tmp_path / "disk")
-    monkeypatch.setattr(lab, "_demand_root_and_tools", lambda: None)
+    monkeypatch.setattr(lab, "demand_root_and_tools", lambda: None)
 
 
 def test_one_lab_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ class Artifact(BaseModel):
         try:
             check_path(self.path)
             urlsplit(self.source).port  # noqa: B018  reading it checks it
+            if not self.source.isprintable() or self.source != self.source.strip():
+                raise ValueError("the address has characters that readers of addresses pass over")
         except (TrustError, ValueError) as error:
             raise ValueError(f"{self.path[:200]!a} from {self.source[:200]!a} cannot be locked: {error}") from error
         if self.path.partition("/")[0] != self.kind:

@@ -259,6 +259,10 @@ def _package(line: str) -> Package:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  reading it checks it
+        if not (url.isascii() and url.isprintable() and " " not in url):
+            raise ValueError(
+                "characters in it would have to be escaped"
+            )  # urlsplit passes over some of them, others do not
     except ValueError as error:
         raise InputError(
             f"debs: apt gives an address that is none: {error}", where=ascii(url), remedy="Correct debs.sources."

@@ -120,7 +120,13 @@ def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Fo
     try:
         found = _best(package, order, wheel_set)
         urlsplit(found.url).port  # noqa: B018  reading it checks it
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # InvalidWheelFilename is a ValueError
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:  # InvalidWheelFilename is a ValueError
         raise InputError(
             f"wheels: {wheel_set}: the index describes {str(package.get('name'))[:80]!a} in a way that cannot be locked: {error}",
             remedy="Use an index that gives wheels with their SHA-256.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -175,6 +176,35 @@ class Downloader:
             yield response
         finally:
             response.close()
+
+    def length(self, url: str) -> int | None:
+        """Bytes behind an address as its source tells them; None when it does not.
+
+        Raises:
+            UpstreamError: it does not answer.
+        """
+        with self._answer(url) as response:
+            told = response.headers.get("Content-Length", "")
+        return int(told) if re.fullmatch(r"[0-9]{1,18}", told) else None
+
+    def read(self, url: str, limit: int) -> bytes:
+        """A small document, at most ``limit`` bytes of it, as it is sent: packed, it could be of any size.
+
+        Raises:
+            UpstreamError: it does not answer.
+        """
+        with self._answer(url) as response:
+            return bytes(response.read(limit, decode_content=False))
+
+    @contextmanager
+    def _answer(self, url: str) -> Iterator[urllib3.BaseHTTPResponse]:
+        try:
+            with self.open(url) as response:
+                yield response
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise UpstreamError(
+                f"cannot read from the source: {error}", where=public(url), remedy="Check the connection and try again."
+            ) from error
 
     def _pool_for(self, url: str) -> urllib3.PoolManager:
         if self._pool is not None:

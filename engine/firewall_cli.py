@@ -51,7 +51,7 @@ def _check(firewall: Firewall, rules: Rules) -> dict[str, Any]:
 
 def _rules() -> Rules:
     try:
-        found = strictjson.loads(sys.stdin.buffer.read())
+        found = strictjson.loads(sys.stdin.read().encode())
     except ValueError as error:
         raise InputError(f"standard input is no JSON: {error}", remedy="Let the firewall role make it.") from error
     if not isinstance(found, dict):

@@ -110,7 +110,16 @@ class Hub:
 
         try:
             return question(HfApi(endpoint=self.endpoint, token=self._token or False))
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        except (
+            httpx2.HTTPError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise _refusal(error, where) from error
 
 

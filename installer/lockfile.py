@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import durable
-from engine.errors import InputError
+from engine.errors import InputError, TrustError
+from engine.tree import check_path
 from installer import yamlfile
 from installer.definition import Definition, Profile
 
@@ -35,6 +37,20 @@ class Artifact(BaseModel):
     licence: str = ""
     notes: tuple[str, ...] = Field((), description="Waivers and other things a reviewer must see.")
     profiles: tuple[Profile, ...]
+
+    @model_validator(mode="after")
+    def _stays_in_its_place(self) -> Self:
+        """A name that an index or a hub gave, or an edited lock, does not lead out of the content directory of its kind."""
+        try:
+            check_path(self.path)
+            urlsplit(self.source).port  # noqa: B018  reading it checks it
+            if not self.source.isprintable() or self.source != self.source.strip():
+                raise ValueError("the address has characters that readers of addresses pass over")
+        except (TrustError, ValueError) as error:
+            raise ValueError(f"{self.path[:200]!a} from {self.source[:200]!a} cannot be locked: {error}") from error
+        if self.path.partition("/")[0] != self.kind:
+            raise ValueError(f"{self.path[:200]!a} is not below {self.kind}/")
+        return self
 
 
 class Lock(BaseModel):

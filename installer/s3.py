@@ -158,6 +158,7 @@ class Store:
             TypeError,
             AttributeError,
             ArithmeticError,
+            RecursionError,
         ) as error:
             raise UpstreamError(
                 f"the store does not answer: {type(error).__name__}",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
+from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import run
 from engine.report import Report
 from installer import aptmirror
@@ -27,7 +27,9 @@ from installer.kinds import aptsources
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: dpkg's name
 UPDATE_TIMEOUT_S = 900
 RESOLVE_TIMEOUT_S = 300
-LINE = re.compile(r"'(?P<url>[^']+)' (?P<file>[^ ]+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+LINE = re.compile(r"'(?P<url>[^']+)' (?P<file>[^ ]+) (?P<size>[0-9]{1,18}) SHA256:(?P<sha256>[0-9a-f]{64})")
+# Debian policy 5.6.1, 5.6.12 and 11.1: what is no such thing must not become part of a path.
+NAME = re.compile(r"[a-z0-9][a-z0-9+.-]* [A-Za-z0-9][A-Za-z0-9.+~:-]* [a-z0-9][a-z0-9-]*")
 FORGED = re.compile(
     r"not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|couldn't be verified|Hash Sum mismatch|Clearsigned"
 )
@@ -254,7 +256,17 @@ def _package(line: str) -> Package:
             remedy="Use a repository that does.",
         )
     url = found["url"]
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  reading it checks it
+        if not (url.isascii() and url.isprintable() and " " not in url):
+            raise ValueError(
+                "characters in it would have to be escaped"
+            )  # urlsplit passes over some of them, others do not
+    except ValueError as error:
+        raise InputError(
+            f"debs: apt gives an address that is none: {error}", where=ascii(url), remedy="Correct debs.sources."
+        ) from None
     if parts.scheme not in ("http", "https", "file") or parts.username or parts.password:
         raise InputError(
             f"debs: cannot lock an address with {'a password' if parts.hostname else 'the method ' + parts.scheme}",
@@ -264,7 +276,13 @@ def _package(line: str) -> Package:
     try:
         name, version, arch = (unquote(p) for p in found["file"].removesuffix(".deb").split("_"))
     except ValueError:
-        raise ApplianceError(f"debs: cannot read the name of a package: {found['file']}") from None
+        name = version = arch = ""
+    if not NAME.fullmatch(f"{name} {version} {arch}"):
+        raise InputError(
+            f"debs: cannot lock a package of this name: {found['file'][:200]!a}",
+            where=url,
+            remedy="Correct debs.sources.",
+        )
     return Package(name, version, arch, url, int(found["size"]), found["sha256"])
 
 

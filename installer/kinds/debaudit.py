@@ -156,7 +156,9 @@ def hashes_of(release: str) -> dict[str, tuple[str, int]]:
     """The SHA-256 section of a Release: path to hash and size in bytes."""
     section = re.search(r"^SHA256:[ \t]*\n((?:[ \t].*(?:\n|$))*)", release, re.MULTILINE)
     rows = [line.split() for line in section[1].splitlines()] if section else []
-    good = [r for r in rows if len(r) == 3 and re.fullmatch(r"[0-9a-f]{64}", r[0]) and r[1].isdecimal()]
+    good = [
+        r for r in rows if len(r) == 3 and re.fullmatch(r"[0-9a-f]{64}", r[0]) and re.fullmatch(r"[0-9]{1,18}", r[1])
+    ]
     return {r[2]: (r[0], int(r[1])) for r in good}
 
 

@@ -61,13 +61,12 @@ def _bring(work: Work, wheel_set: str, direct: DirectWheel, folder: Path) -> Dir
     elif work.cache.path(direct.sha256).exists():
         size = work.cache.path(direct.sha256).stat().st_size
     else:
-        with downloader.open(url) as response:
-            length = response.headers.get("Content-Length", "")
-        if not length.isdigit():
+        length = downloader.length(url)
+        if length is None:
             raise UpstreamError(
                 "the source does not tell the size of a wheel", where=url, remedy="Use one that sends Content-Length."
             )
-        size = int(length)
+        size = length
     downloader.fetch(Item(filename, url, direct.sha256, size), "direct wheels")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / filename).symlink_to(work.cache.path(direct.sha256).resolve())

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import urllib3
+
 from engine.download import Item
-from engine.errors import InputError
+from engine.errors import InputError, UpstreamError
 from installer.definition import File
 from installer.kinds import Work, items, place
 from installer.lockfile import Artifact
+
+LIMIT = 1 << 40  # bytes of a file whose source does not tell its size
 
 
 def resolve(work: Work) -> list[Artifact]:
@@ -30,13 +34,28 @@ def _resolve(work: Work, file: File) -> Artifact:
             )
         url, size = local.as_uri(), local.stat().st_size
     else:
-        with work.downloader().open(url) as response:
-            size = int(response.headers.get("Content-Length") or sum(len(c) for c in response.stream(1 << 20)))
+        size = work.downloader().length(url) or _counted(work, url)
     work.downloader().fetch(Item(file.name, url, file.sha256, size))
     return Artifact(
         path=f"files/{file.name}", kind="files", group=file.name, name=file.name, size=size, sha256=file.sha256,
         source=url, licence=file.licence, profiles=file.profiles,
     )  # fmt: skip
+
+
+def _counted(work: Work, url: str) -> int:
+    """Bytes of a file whose source does not tell them."""
+    size = 0
+    try:
+        with work.downloader().open(url) as response:
+            for chunk in response.stream(1 << 20, decode_content=False):
+                size += len(chunk)
+                if size > LIMIT:
+                    raise UpstreamError(f"it goes on beyond {LIMIT:,} bytes", where=url, remedy="Correct the url.")
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise UpstreamError(
+            f"cannot read from the source: {error}", where=url, remedy="Check the connection and try again."
+        ) from error
+    return size
 
 
 def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:

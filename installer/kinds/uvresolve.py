@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
@@ -118,18 +119,27 @@ def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Fo
     """
     try:
         found = _best(package, order, wheel_set)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # InvalidWheelFilename is a ValueError
+        urlsplit(found.url).port  # noqa: B018  reading it checks it
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:  # InvalidWheelFilename is a ValueError
         raise InputError(
             f"wheels: {wheel_set}: the index describes {str(package.get('name'))[:80]!a} in a way that cannot be locked: {error}",
             remedy="Use an index that gives wheels with their SHA-256.",
         ) from error
+    texts = (found.sha256, found.filename, found.url, found.name, found.version)
     if (
-        not re.fullmatch(r"[0-9a-f]{64}", found.sha256)
+        not all(isinstance(text, str) and text.isprintable() for text in texts)
+        or not re.fullmatch(r"[0-9a-f]{64}", found.sha256)
         or not re.fullmatch(r"[\w.+!-]+", found.filename)
         or found.size < 0
     ):
         raise InputError(
-            f"wheels: {wheel_set}: the index gives no sound name, size and SHA-256 of {found.filename[:120]!a}",
+            f"wheels: {wheel_set}: the index gives no sound name, size and SHA-256 of {str(found.filename)[:120]!a}",
             remedy="Use an index that gives wheels with their SHA-256.",
         )
     return found

@@ -76,21 +76,19 @@ def _metadata(work: Work, downloader: Downloader, found: Found) -> tuple[int, by
         return path.stat().st_size, metadata_of(path)
     size = found.size or _length(downloader, found.url)
     try:
-        with downloader.open(found.url + ".metadata") as response:  # PEP 658
-            return size, response.read(MAX_METADATA)
+        return size, downloader.read(found.url + ".metadata", MAX_METADATA)  # PEP 658
     except UpstreamError:
         downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels without metadata")
         return size, metadata_of(work.cache.path(found.sha256))
 
 
 def _length(downloader: Downloader, url: str) -> int:
-    with downloader.open(url) as response:
-        length = response.headers.get("Content-Length", "")
-    if not length.isdigit():
+    length = downloader.length(url)
+    if length is None:
         raise UpstreamError(
             "the index does not tell the size of a wheel", where=url, remedy="Use an index that sends Content-Length."
         )
-    return int(length)
+    return length
 
 
 def metadata_of(wheel: Path) -> bytes:

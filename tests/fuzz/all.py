@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.fuzz import preflight, signing, targets
+from tests.fuzz import preflight, signing, sources, targets
 from tests.fuzz.targets import FuzzTarget
 
-TARGETS: dict[str, FuzzTarget] = {**targets.TARGETS, **signing.TARGETS, **preflight.TARGETS}
+TARGETS: dict[str, FuzzTarget] = {
+    **targets.TARGETS,
+    **signing.TARGETS,
+    **sources.TARGETS,
+    **preflight.TARGETS,
+}

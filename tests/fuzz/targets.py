@@ -230,6 +230,10 @@ def http(data: bytes) -> None:
         blobs, pool = Blobs(Path(here)), _OneHost()
         with contextlib.suppress(ApplianceError):
             Downloader(blobs, pool=pool).fetch(Item("a", "http://depot/a", SHA, 11))
+        with contextlib.suppress(ApplianceError):
+            assert 0 <= (Downloader(blobs, pool=pool).length("http://depot/a") or 0) < 1 << 63
+        with contextlib.suppress(ApplianceError):
+            assert len(Downloader(blobs, pool=pool).read("http://depot/a", 16)) <= 16
         for partial in Path(here).glob("partial/*"):
             assert partial.stat().st_size <= 11
         if blobs.path(SHA).exists():

@@ -28,6 +28,7 @@ from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
 from installer.carry.sources import sources as find_sources
+from installer.releases import releases
 
 HEADROOM = 64 << 20  # bytes
 COPIERS = 4
@@ -99,8 +100,7 @@ class Depot:
 
     def releases(self) -> list[str]:
         """Imported releases by name."""
-        base = self.root / "bundles"
-        return sorted(p.name for p in base.iterdir() if not p.name.startswith(".")) if base.is_dir() else []
+        return releases(self.root)
 
     def pin(self, root_json: Path | None) -> bytes:
         """The pinned root: the depot's own once it has one, else the given file; ``import_bundle`` keeps it once it

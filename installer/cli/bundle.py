@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from installer.cli import compat
+from installer.cli.commands import EPILOG
 from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
 from installer.cli.screen import size
 
 DefinitionFile = Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")]
 BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")]
+
+build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def lock(
@@ -70,6 +73,7 @@ def lock(
         raise typer.Exit(1)
 
 
+@build_app.command("bundle", epilog=EPILOG)
 def build(
     ctx: typer.Context,
     definition_file: DefinitionFile,

@@ -14,29 +14,12 @@ from typer.main import get_command
 
 import installer
 from engine.errors import ApplianceError, Exit
-from installer.cli import (
-    bundle,
-    carry,
-    certs,
-    compat,
-    debs,
-    depot,
-    evidence,
-    install,
-    keys,
-    kit,
-    lab,
-    model,
-    sign,
-    site,
-    trust,
-)
+from installer.cli.commands import EPILOG, Commands
 from installer.cli.screen import Screen
-
-EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
 
 app = typer.Typer(
     name="appliance",
+    cls=Commands,
     help="Carry a zero-trust LLM inference service across an air gap: one signed bundle, one install.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -44,41 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
-build_app.command("bundle", epilog=EPILOG)(bundle.build)
-app.add_typer(keys.app, name="keys")
-app.command("lock", epilog=EPILOG)(bundle.lock)
-app.add_typer(build_app, name="build")
-for command in (
-    compat.check,
-    sign.sign,
-    sign.renew,
-    kit.kit,
-    bundle.verify,
-    bundle.inspect,
-    bundle.schema,
-    evidence.sbom,
-    evidence.page,
-    carry.diff,
-    carry.delta,
-    carry.split,
-    carry.recover,
-    carry.receipt,
-    install.install,
-    carry.report,
-):
-    app.command(epilog=EPILOG)(command)
-app.command("import", epilog=EPILOG)(install.import_bundle)
-for name, sub in (
-    ("site", site.app),
-    ("depot", depot.app),
-    ("trust", trust.app),
-    ("certs", certs.app),
-    ("model", model.app),
-    ("debs", debs.app),
-    ("lab", lab.app),
-):
-    app.add_typer(sub, name=name)
 
 
 def _version(value: bool) -> None:

@@ -122,6 +122,20 @@ class Blobs:
         sync_dir(final.parent)
         return True
 
+    def shares(self, file: BinaryIO) -> bool:
+        """Whether the file system would share this file's blocks with a blob, so that it takes no second place."""
+        try:
+            fd = os.open(self.root, os.O_TMPFILE | os.O_RDWR, 0o600)
+        except OSError:
+            return False
+        try:
+            fcntl.ioctl(fd, FICLONE, file.fileno())
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
     def link(self, sha256: str, destination: Path) -> None:
         """Give the blob a second name at ``destination``; copies where the file system differs or refuses."""
         destination.parent.mkdir(parents=True, exist_ok=True)

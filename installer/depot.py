@@ -197,7 +197,7 @@ class Depot:
                 if final.is_dir() and not missing and _same_metadata(final, metadata):
                     return Imported(trusted, final, 0, changed=False)
                 sources = find_sources(bundle, trusted, missing)
-                self.require_space(0 if link and _one_disk(bundle, self.root) else sum(t.size for t in sources))
+                self.require_space(0 if self._in_place(bundle, sources, link) else sum(t.size for t in sources))
                 copied = self._copy(bundle, sources, report, link)
                 self._make_view(trusted, metadata, final)
                 return Imported(trusted, final, copied, changed=True)
@@ -253,6 +253,16 @@ class Depot:
                 where=str(self.root),
                 remedy="Free space there, or use another --depot.",
             )
+
+    def _in_place(self, bundle: Path, sources: list[Target], link: bool) -> bool:
+        """Whether contents come in without taking space again."""
+        if not sources or bundle.stat().st_dev != self.root.stat().st_dev:
+            return False
+        if link:
+            return True
+        self.blobs.root.mkdir(parents=True, exist_ok=True)
+        with tree.open_beneath(bundle, sources[0].path) as first:
+            return self.blobs.shares(first)
 
     def _copy(self, bundle: Path, sources: list[Target], report: Report, link: bool) -> int:
         """Copy and hash in one pass: the bytes that were hashed are the bytes that stay. Returns the bytes copied."""
@@ -311,10 +321,6 @@ def _fill(incoming: Incoming, source: BinaryIO, advance: Advance) -> int:
         incoming.write(chunk)
         advance(len(chunk))
     return incoming.done - start
-
-
-def _one_disk(bundle: Path, depot: Path) -> bool:
-    return bundle.stat().st_dev == depot.stat().st_dev
 
 
 def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:

@@ -94,7 +94,12 @@ def command(*argv: str | Path, **settings: Any) -> Run:
 
 def call(argv: Sequence[str | Path], **settings: Any) -> None:
     """Run a program without its output; it must succeed."""
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
+    done = subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
+    if done.returncode:
+        words = " ".join(map(str, argv[:6]))
+        raise SystemExit(
+            f"bench: {words} … ended with {done.returncode}: {done.stderr.decode(errors='replace')[-1000:]}"
+        )
 
 
 def forget(*trees: Path) -> None:

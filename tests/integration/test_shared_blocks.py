@@ -14,15 +14,15 @@ from engine.verify import verify
 from installer.depot import Depot
 from tests.bundles import make
 
-SIZE = 40 << 20
+SIZE = 160 << 20
 
 
 @pytest.fixture
 def xfs(tmp_path: Path) -> Iterator[Path]:
-    """A file system that can share blocks, in a file."""
+    """A file system that can share blocks, in a file; a bundle of ``SIZE`` leaves too little for a copy of it."""
     image, place = tmp_path / "xfs.img", tmp_path / "xfs"
     with image.open("wb") as file:
-        file.truncate(400 << 20)
+        file.truncate(320 << 20)
     place.mkdir()
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, place], check=True)

@@ -180,47 +180,10 @@ def verify(
       appliance verify --root /etc/appliance/root.json /media/drive/demo-1.0.0
       appliance verify dist/demo-1.0.0 --json
     """
-    from engine import verify as verifying
-    from engine.errors import Exit
-    from engine.report import printable
-    from installer.carry import volumes
-    from installer.depot import Depot
+    from installer.cli.checking import check
 
-    screen = screen_of(ctx)
-    pinned, where = pinned_root(root, keys)
-    with screen:
-        if volumes.is_volume(bundle):
-            trusted = verifying.open_bundle(bundle, pinned)
-            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
-        else:
-            outcome = verifying.verify(bundle, pinned, report=screen)
-    if depot:
-        blobs, listed = Depot(depot).blobs, outcome.trusted.targets
-        outcome = verifying.without(
-            outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
-        )
-    trusted = outcome.trusted
-    data = {
-        "bundle": str(bundle), "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
-        "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
-    }  # fmt: skip
-    if outcome.good:
-        screen.result(
-            data,
-            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
-        )
-        return
-    lines = [
-        f"{f.problem:<8} {printable(f.path, keep='')}\n         {printable(f.detail)}".rstrip()
-        for f in outcome.findings
-    ]
-    screen.result(data, "\n".join(lines))
-    if not screen.json_output:
-        screen.err.print(
-            f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",
-            markup=False,
-        )
-    raise typer.Exit(Exit.UNTRUSTED)
+    if code := check(screen_of(ctx), bundle, *pinned_root(root, keys), depot):
+        raise typer.Exit(code)
 
 
 def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
@@ -229,26 +192,15 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     Raises:
         InputError: there is none.
     """
-    from engine import trust
-    from engine.errors import InputError
+    from installer.cli.checking import read_pinned
     from installer.cli.options import default_keys
 
-    candidates = (
+    return read_pinned(
         [root]
         if root
         else [keys / "root.json"]
         if keys
         else [DEFAULT_DEPOT / "root.json", default_keys() / "root.json"]
-    )
-    for path in candidates:
-        try:
-            return trust.read_root(path), str(path)
-        except OSError:
-            continue
-    raise InputError(
-        "no pinned root of trust",
-        where=", ".join(map(str, candidates)),
-        remedy="Give --root with the root.json you received on another way than the bundle.",
     )
 
 

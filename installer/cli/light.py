@@ -28,6 +28,15 @@ def answer(argv: list[str]) -> str | None:
     return None
 
 
+def verify(argv: list[str]) -> tuple[str, str] | None:
+    """Bundle and root of a plain `verify BUNDLE --root ROOT`, which then starts without the command line's libraries."""
+    match [a for a in argv if a not in GLOBAL]:
+        case ["verify", "--root", root, bundle] | ["verify", bundle, "--root", root]:
+            plain = root and bundle and not root.startswith("-") and not bundle.startswith("-")
+            return (bundle, root) if plain else None
+    return None
+
+
 def _depot(options: list[str]) -> str:
     """The depot asked for; empty where there is any other option."""
     if not options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -13,7 +12,8 @@ from typer._click.exceptions import (
 from typer.main import get_command
 
 import installer
-from engine.errors import ApplianceError, Exit
+from engine.errors import Exit
+from installer.cli import ending
 from installer.cli.commands import EPILOG, Commands
 from installer.cli.screen import Screen
 
@@ -56,34 +56,19 @@ def _global_options_first(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code; every failure ends in one message."""
-    os.umask(0o022)  # a bundle is read by other users; what is secret gets its mode where it is made
     args = _global_options_first(sys.argv[1:] if argv is None else argv)
-    screen = Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args)
+    ending.run(Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args), lambda: _command(args))
+
+
+def _command(args: list[str]) -> int:
     try:
         code = get_command(app)(args=args, prog_name="appliance", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except ApplianceError as error:
-        screen.error(error)
-        sys.exit(error.exit_code)
     except ClickException as error:
         error.show()
-        sys.exit(Exit.USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        screen.say("Interrupted. The same command continues where it stopped.")
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
-        sys.exit(Exit.FAILED)
-    except Exception as error:
-        if os.environ.get("APPLIANCE_DEBUG"):
-            raise
-        screen.error(
-            ApplianceError(
-                f"internal error: {type(error).__name__}: {error}",
-                remedy="Run again with APPLIANCE_DEBUG=1 and report what it prints.",
-            )
-        )
-        sys.exit(Exit.FAILED)
+        return Exit.USAGE
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

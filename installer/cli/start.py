@@ -18,9 +18,7 @@ def main() -> None:
     """The console script `appliance`."""
     argv = sys.argv[1:]
     if (text := ready(argv)) is None:
-        from installer.cli.main import main as run
-
-        run(argv)
+        _command(argv)
         return
     try:
         sys.stdout.write(text)
@@ -28,6 +26,24 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
         sys.exit(1)
+
+
+def _command(argv: list[str]) -> None:
+    from installer.cli import light
+
+    if (asked := light.verify(argv)) is None:
+        from installer.cli.main import main as run
+
+        run(argv)
+        return
+    from pathlib import Path
+
+    from installer.cli import checking, ending
+    from installer.cli.screen import Screen
+
+    bundle, root = map(Path, asked)
+    screen = Screen(json_output="--json" in argv, quiet=not {"--quiet", "-q"}.isdisjoint(argv))
+    ending.run(screen, lambda: checking.check(screen, bundle, *checking.read_pinned([root]), None))
 
 
 def ready(argv: list[str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from installer.cli.commands import COMMANDS
 from installer.cli.main import main
 from installer.cli.options import DEFAULT_DEPOT
 from installer.cli.reference import top
+from tests.bundles import make
 
 HEAVY = {"typer", "rich", "tuf", "pydantic", "yaml", "cryptography", "urllib3"}
 
@@ -73,6 +76,70 @@ def test_a_light_command_says_what_the_full_one_says(
 )
 def test_what_is_not_exactly_understood_is_left_to_the_full_command(argv: list[str]) -> None:
     assert start.ready(argv) is None
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["verify", "b", "--root", "r"],
+        ["verify", "--root", "r", "b", "--json"],
+        ["--quiet", "verify", "--root", "r", "b"],
+    ],
+)
+def test_a_plain_verify_starts_at_once(argv: list[str]) -> None:
+    assert light.verify(argv) == ("b", "r")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["verify", "b"],
+        ["verify", "b", "--root"],
+        ["verify", "b", "--root", "--depot"],
+        ["verify", "--root", "r", "--help"],
+        ["verify", "--root", "r", "--", "b"],
+        ["verify", "b", "--root", ""],
+        ["verify", "b", "--root=r"],
+        ["verify", "b", "--root", "r", "--depot", "d"],
+        ["inspect", "b", "--root", "r"],
+    ],
+)
+def test_any_other_verify_is_left_to_the_full_command(argv: list[str]) -> None:
+    assert light.verify(argv) is None
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--quiet"]])
+@pytest.mark.parametrize("damage", ["none", "content", "extra", "metadata", "no bundle", "no root"])
+def test_a_plain_verify_says_and_ends_like_the_full_one(
+    damage: str,
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = make(tmp_path, {"files/a": b"a"})
+    root = tmp_path / "root.json"
+    if damage != "no root":
+        root.write_bytes(bundle.root)
+    match damage:
+        case "content":
+            (bundle.path / "content/files/a").write_bytes(b"b")
+        case "extra":
+            (bundle.path / "content/more").write_bytes(b"b")
+        case "metadata":
+            (bundle.path / "metadata/targets.json").write_bytes(b"{}")
+        case "no bundle":
+            shutil.rmtree(bundle.path / "metadata")
+    argv = ["verify", str(bundle.path), "--root", str(root), *flags]
+    ends = []
+    for run in (start.main, main):
+        monkeypatch.setattr(sys, "argv", ["appliance", *argv])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        out, err = capsys.readouterr()
+        ends.append((ended.value.code, out, re.sub(r"[0-9.]+ s", "T s", err)))
+    assert ends[0] == ends[1]
+    assert ends[0][0] == {"none": 0, "no bundle": 2, "no root": 2}.get(damage, 3)
 
 
 def test_a_depot_that_cannot_be_read_is_left_to_the_full_command() -> None:

@@ -62,10 +62,10 @@ def compare(claim: Claim, pair: Pair, rounds: int) -> dict[str, Any]:
     ratio = ours / baseline
     return {
         "name": claim.name,
-        "value": round(ours, 4),
+        "value": _digits(ours),
         "unit": claim.unit,
         "baseline": claim.baseline,
-        "baseline_value": round(baseline, 4),
+        "baseline_value": _digits(baseline),
         "ratio": round(ratio, 4),
         "target": claim.target,
         "met": ratio >= claim.target if claim.higher else ratio <= claim.target,
@@ -74,6 +74,11 @@ def compare(claim: Claim, pair: Pair, rounds: int) -> dict[str, Any]:
         "spread": round((max(sides[0]) - min(sides[0])) / ours, 3),
         "load": load(),
     }
+
+
+def _digits(value: float) -> float:
+    """Five significant digits: a value may be microseconds or gigabytes."""
+    return float(f"{value:.5g}")
 
 
 def seconds(action: Callable[[], object]) -> Run:

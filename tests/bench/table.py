@@ -40,4 +40,6 @@ def _value(value: float, unit: str) -> str:
         return f"{value / 1e9:.2f} GB/s"
     if unit == "bytes":
         return f"{value / 1e6:.1f} MB"
+    if unit == "s/file":
+        return f"{value * 1e6:.0f} µs/file"
     return f"{value:.3g} {unit}"

@@ -13,7 +13,6 @@ import jinja2
 import yaml
 
 from engine.blobs import hash_file
-from tests.bench.building import REQUIREMENTS
 from tests.bench.measure import Claim, Pair, call, seconds
 from tests.demo import TREE
 
@@ -21,6 +20,7 @@ CLAIMS = (
     Claim("install-wheels", "s", "uv pip install --no-index --compile-bytecode, nothing checked", 1.05),
     Claim("install-wheels-against-pip", "s", "pip install --no-index", 0.2),
 )
+REQUIREMENTS = ("fastapi", "grpcio", "lxml", "pandas", "tokenizers")  # some 35 wheels: compiled, large and small
 UV = Path(sys.executable).with_name("uv")
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +29,38 @@ def sync_file(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+# A directory whose files are flushed together; see ``together``.
+_TOGETHER: ContextVar[Path | None] = ContextVar("together", default=None)
+
+
+@contextmanager
+def together(directory: Path) -> Iterator[None]:
+    """Flush what is written below ``directory`` once, on leaving, instead of file by file.
+
+    For a directory that nobody looks at before it gets its final name: hundreds of small files then cost one flush and
+    not two each.
+    """
+    token = _TOGETHER.set(directory)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+    _sync_file_system(directory)
+
+
+def _sync_file_system(path: Path) -> None:
+    """syncfs(2), which Python does not offer."""
+    import ctypes  # noqa: PLC0415  # few callers need it
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)
+
+
 def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write ``data`` to ``path`` through a temporary name, fsync and rename.
 
@@ -36,6 +69,7 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    later = (directory := _TOGETHER.get()) is not None and path.is_relative_to(directory)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -44,12 +78,14 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
                 os.fchmod(fd, mode)
                 out.write(raw)
                 out.flush()
-                os.fsync(fd)
+                if not later:
+                    os.fsync(fd)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_dir(path.parent)
+        if not later:
+            sync_dir(path.parent)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from engine.errors import TrustError
 from engine.report import printable
 
 MAX_PATH = 1024  # bytes; longer names are refused before anything is opened
+NOT_PLAIN = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")  # control characters, backslash, halves of characters
+NO_NAMES = frozenset(("", ".", ".."))
 MAX_ENTRIES = 250_000  # files and directories of a listing; a bundle has at most 100 000 targets
 
 
@@ -37,9 +40,9 @@ def check_path(path: str) -> str:
     bad = (
         not path
         or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH
-        or any(part in ("", ".", "..") for part in parts)
-        or any(ord(c) < 32 or ord(c) == 127 or c == "\\" or 0xD800 <= ord(c) <= 0xDFFF for c in path)
-        or unicodedata.normalize("NFC", path) != path
+        or not NO_NAMES.isdisjoint(parts)
+        or NOT_PLAIN.search(path) is not None
+        or not unicodedata.is_normalized("NFC", path)
     )
     if bad:
         raise TrustError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from engine.memory import ANY, Demand, Memory, require_follows
 from engine.report import Report, Silent, printable
 from engine.trust import Target, Trusted
 
+SMALL, RUN = 1 << 20, 256  # bytes below which files are hashed in runs, and how many of them are one
 METADATA = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
 
 
@@ -185,7 +186,23 @@ def hash_targets(opener: Callable[[Target], object], targets: Iterable[Target], 
             else Finding("changed", target.path, f"SHA-256 is {sha256}, signed {target.sha256}")
         )
 
+    def several(run: list[Target]) -> list[Finding]:
+        return [f for f in map(one, run) if f]
+
     with ThreadPoolExecutor(os.cpu_count() or 2) as workers:
-        findings = [f for f in workers.map(one, wanted) if f]
+        findings = [f for found in workers.map(several, _runs(wanted)) for f in found]
     report.end("verify")
     return findings
+
+
+def _runs(targets: list[Target]) -> Iterator[list[Target]]:
+    """Work for one thread at a time, largest first: a large file alone, small ones in runs, whose handing over would
+    else cost more than their hashing."""
+    run: list[Target] = []
+    for target in targets:
+        run.append(target)
+        if target.size >= SMALL or len(run) == RUN:
+            yield run
+            run = []
+    if run:
+        yield run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -273,8 +274,7 @@ class Definition(_Strict):
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
         for kind in ("wheels", "images", "models", "files"):
-            names = [item.name for item in getattr(self, kind)]
-            twice = sorted({n for n in names if names.count(n) > 1})
+            twice = sorted(n for n, times in Counter(item.name for item in getattr(self, kind)).items() if times > 1)
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} stands twice")
         return self

@@ -16,18 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tuf.api.metadata import Metadata, Targets
 
 from engine import durable, tree, trust, verify
-from engine.blobs import CHUNK, Blobs
+from engine.blobs import CHUNK, Advance, Blobs, Incoming
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
 from installer.carry.sources import sources as find_sources
+from installer.releases import releases
 from installer.trust import downgrade
 
 HEADROOM = 64 << 20  # bytes
@@ -99,8 +100,7 @@ class Depot:
 
     def releases(self) -> list[str]:
         """Imported releases by name."""
-        base = self.root / "bundles"
-        return sorted(p.name for p in base.iterdir() if not p.name.startswith(".")) if base.is_dir() else []
+        return releases(self.root)
 
     def pin(self, root_json: Path | None) -> bytes:
         """The pinned root: the depot's own once it has one, else the given file; ``import_bundle`` keeps it once it
@@ -169,11 +169,21 @@ class Depot:
         return trusted
 
     def import_bundle(
-        self, bundle: Path, *, root_json: Path | None = None, demand: Demand = ANY, report: Report | None = None
+        self,
+        bundle: Path,
+        *,
+        root_json: Path | None = None,
+        demand: Demand = ANY,
+        report: Report | None = None,
+        link: bool = False,
     ) -> Imported:
         """Verify a bundle and take it in. Safe to kill: blobs that arrived stay, the view appears whole at the end.
 
         Files that the depot holds already need not come again: metadata alone renews a bundle.
+
+        Args:
+            link: where bundle and depot are on one file system, make the bundle's own files the depot's instead of copying
+                them. Nobody may write into the bundle afterwards.
 
         Raises:
             TrustError: metadata or a file was refused; the view is not made.
@@ -191,8 +201,8 @@ class Depot:
                 if final.is_dir() and not missing and _same_metadata(final, metadata):
                     return Imported(trusted, final, 0, changed=False)
                 sources = find_sources(bundle, trusted, missing)
-                self.require_space(sum(t.size for t in sources))
-                copied = self._copy(bundle, sources, report)
+                self.require_space(0 if self._in_place(bundle, sources, link) else sum(t.size for t in sources))
+                copied = self._copy(bundle, sources, report, link)
                 self._make_view(trusted, metadata, final)
                 return Imported(trusted, final, copied, changed=True)
 
@@ -248,23 +258,30 @@ class Depot:
                 remedy="Free space there, or use another --depot.",
             )
 
-    def _copy(self, bundle: Path, sources: list[Target], report: Report) -> int:
-        """Copy and hash in one pass: the bytes that were hashed are the bytes that stay."""
+    def _in_place(self, bundle: Path, sources: list[Target], link: bool) -> bool:
+        """Whether contents come in without taking space again."""
+        if not sources or bundle.stat().st_dev != self.root.stat().st_dev:
+            return False
+        if link:
+            return True
+        self.blobs.root.mkdir(parents=True, exist_ok=True)
+        with tree.open_beneath(bundle, sources[0].path) as first:
+            return self.blobs.shares(first)
+
+    def _copy(self, bundle: Path, sources: list[Target], report: Report, link: bool) -> int:
+        """Copy and hash in one pass: the bytes that were hashed are the bytes that stay. Returns the bytes copied."""
         report.begin("import", sum(t.size for t in sources))
+
+        def advance(n_bytes: int) -> None:
+            report.advance("import", n_bytes)
 
         def one(target: Target) -> int:
             try:
-                with (
-                    self.blobs.incoming(target.sha256, target.size) as incoming,
-                    tree.open_beneath(bundle, target.path) as source,
-                ):
-                    report.advance("import", incoming.done)
-                    start = incoming.done
-                    source.seek(incoming.done)
-                    while not incoming.complete and (chunk := source.read(CHUNK)):
-                        incoming.write(chunk)
-                        report.advance("import", len(chunk))
-                    return incoming.done - start
+                with tree.open_beneath(bundle, target.path) as source:
+                    if link and self.blobs.adopt(target.sha256, target.size, source, advance):
+                        return 0
+                    with self.blobs.incoming(target.sha256, target.size) as incoming:
+                        return _fill(incoming, source, advance)
             except TrustError as error:
                 raise TrustError(
                     error.what,
@@ -301,6 +318,18 @@ class Depot:
 def targets_of(view: Path) -> Mapping[str, Target]:
     """The files by path that a directory's targets metadata names; call it only where that was verified before."""
     return listing(Metadata[Targets].from_bytes((view / "metadata" / "targets.json").read_bytes()).signed, 0).targets
+
+
+def _fill(incoming: Incoming, source: BinaryIO, advance: Advance) -> int:
+    """Bring in what a blob lacks; returns the bytes copied, none where the file system could share them."""
+    shared = incoming.clone(source.fileno())
+    advance(incoming.done)
+    start = incoming.done
+    source.seek(start)
+    while not shared and not incoming.complete and (chunk := source.read(CHUNK)):
+        incoming.write(chunk)
+        advance(len(chunk))
+    return incoming.done - start
 
 
 def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:

@@ -109,9 +109,10 @@ def make(definition: Definition, artifacts: list[Artifact]) -> Lock:
 
 def dump(lock: Lock) -> str:
     """The lock as text: one artifact a block, fields in a fixed order, empty ones left out."""
-    data = lock.model_dump(mode="json", by_alias=True)
-    data["artifacts"] = [{k: v for k, v in a.items() if v not in ("", [])} for a in data["artifacts"]]
-    return HEADER + yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000, allow_unicode=True)
+    with yamlfile.without_collector():
+        data = lock.model_dump(mode="json", by_alias=True)
+        data["artifacts"] = [{k: v for k, v in a.items() if v not in ("", [])} for a in data["artifacts"]]
+        return HEADER + yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000, allow_unicode=True)
 
 
 def save(path: Path, lock: Lock) -> None:

@@ -108,12 +108,26 @@ def make(
     chunk_size: int = sign.CHUNK_SIZE,
 ) -> Bundle:
     """A signed bundle with these files below content/; the first part of a path is its kind, all are for gpu."""
-    keys = keys or MemoryKeys(where / "keys")
     path = where / f"{name}-{version}"
     for file, data in files.items():
         target = path / "content" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+    return signed(where, keys=keys, version=version, now=now, days=days, name=name, chunk_size=chunk_size)
+
+
+def signed(
+    where: Path,
+    *,
+    keys: MemoryKeys | None = None,
+    version: str = "1.0.0",
+    now: datetime = NOW,
+    days: int = 30,
+    name: str = "demo",
+    chunk_size: int = sign.CHUNK_SIZE,
+) -> Bundle:
+    """The same of content that lies below ``where/NAME-VERSION/content`` already, for what does not fit into memory."""
+    keys, path = keys or MemoryKeys(where / "keys"), where / f"{name}-{version}"
     (path / "README.txt").write_text("a bundle\n")
     paths = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
     targets = sign.targets_of(

@@ -72,9 +72,19 @@ def build(
         for name, kind in KINDS.items():
             kind.check(work, lock.of_kind(name))
         try:
-            built = _assemble(
-                definition, lock, work, staging, keys=keys, passphrase=passphrase, days=days, now=now, builder=builder
-            )
+            staging.mkdir()
+            with durable.together(staging):
+                built = _assemble(
+                    definition,
+                    lock,
+                    work,
+                    staging,
+                    keys=keys,
+                    passphrase=passphrase,
+                    days=days,
+                    now=now,
+                    builder=builder,
+                )
             prove(staging)
         except BaseException:
             _remove(staging)

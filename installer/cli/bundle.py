@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from installer.cli import compat
+from installer.cli.commands import EPILOG
 from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
 from installer.cli.screen import size
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 DefinitionFile = Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")]
 BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")]
+
+build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def lock(
@@ -73,6 +76,7 @@ def lock(
         raise typer.Exit(1)
 
 
+@build_app.command("bundle", epilog=EPILOG)
 def build(
     ctx: typer.Context,
     definition_file: DefinitionFile,
@@ -211,50 +215,10 @@ def verify(
       appliance verify dist/demo-1.0.0 --json
       appliance verify /media/drive/demo-1.0.0 --expect-builder https://ci.example.org/appliance
     """
-    from engine import verify as verifying
-    from engine.errors import Exit
-    from engine.report import printable
-    from installer.carry import volumes
-    from installer.depot import Depot
-    from installer.evidence import contents
+    from installer.cli.checking import check
 
-    screen = screen_of(ctx)
-    pinned, where = pinned_root(root, keys)
-    with screen:
-        if volumes.is_volume(bundle):
-            trusted = verifying.open_bundle(bundle, pinned)
-            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
-        else:
-            outcome = verifying.verify(bundle, pinned, report=screen)
-    if depot:
-        blobs, listed = Depot(depot).blobs, outcome.trusted.targets
-        outcome = verifying.without(
-            outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
-        )
-    trusted = outcome.trusted
-    if expect_builder and not any(f.path in (contents.PROVENANCE, contents.MANIFEST) for f in outcome.findings):
-        contents.require_builder(bundle, trusted, expect_builder)
-    data = {
-        "bundle": str(bundle), "builder": expect_builder or None, "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
-        "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
-    }  # fmt: skip
-    if outcome.good:
-        screen.result(
-            data,
-            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
-        )
-        return
-    lines = [
-        f"{f.problem:<8} {printable(f.path, keep='')}\n         {printable(f.detail)}".rstrip()
-        for f in outcome.findings
-    ]
-    screen.result(data, "\n".join(lines))
-    if not screen.json_output:
-        screen.err.print(
-            f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",
-            markup=False,
-        )
-    raise typer.Exit(Exit.UNTRUSTED)
+    if code := check(screen_of(ctx), bundle, *pinned_root(root, keys), depot, expect_builder):
+        raise typer.Exit(code)
 
 
 def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
@@ -263,26 +227,15 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
     Raises:
         InputError: there is none.
     """
-    from engine import trust
-    from engine.errors import InputError
+    from installer.cli.checking import read_pinned
     from installer.cli.options import default_keys
 
-    candidates = (
+    return read_pinned(
         [root]
         if root
         else [keys / "root.json"]
         if keys
         else [DEFAULT_DEPOT / "root.json", default_keys() / "root.json"]
-    )
-    for path in candidates:
-        try:
-            return trust.read_root(path), str(path)
-        except OSError:
-            continue
-    raise InputError(
-        "no pinned root of trust",
-        where=", ".join(map(str, candidates)),
-        remedy="Give --root with the root.json you received on another way than the bundle.",
     )
 
 

@@ -45,6 +45,13 @@ def import_bundle(
     ] = 0,
     allow_downgrade: AllowDowngrade = "",
     approval: Approvals = None,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Make the bundle's files the depot's instead of copying them, on one file system. Write nothing into the bundle afterwards.",
+        ),
+    ] = False,
 ) -> None:
     """Verify a bundle and take it into the depot.
 
@@ -72,7 +79,7 @@ def import_bundle(
     if len(bundles) > 1:
         raise InputError("more than one bundle", where=str(bundles[1]), remedy="Import one after the other.")
     with screen:
-        done = Depot(depot).import_bundle(bundles[0], root_json=root, demand=demand, report=screen)
+        done = Depot(depot).import_bundle(bundles[0], root_json=root, demand=demand, report=screen, link=link)
     screen.result(
         {
             "release": done.trusted.release,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -13,33 +12,14 @@ from typer._click.exceptions import (
 from typer.main import get_command
 
 import installer
-from engine.errors import ApplianceError, Exit
-from installer.cli import (
-    bundle,
-    carry,
-    certs,
-    compat,
-    debs,
-    depot,
-    evidence,
-    install,
-    keys,
-    kit,
-    lab,
-    model,
-    preflight,
-    rehearse,
-    runtime,
-    sign,
-    site,
-    trust,
-)
+from engine.errors import Exit
+from installer.cli import ending
+from installer.cli.commands import EPILOG, Commands
 from installer.cli.screen import Screen
-
-EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
 
 app = typer.Typer(
     name="appliance",
+    cls=Commands,
     help="Carry a zero-trust LLM inference service across an air gap: one signed bundle, one install.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -47,44 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
-build_app.command("bundle", epilog=EPILOG)(bundle.build)
-app.add_typer(keys.app, name="keys")
-app.command("lock", epilog=EPILOG)(bundle.lock)
-app.add_typer(build_app, name="build")
-for command in (
-    compat.check,
-    sign.sign,
-    sign.renew,
-    kit.kit,
-    bundle.verify,
-    rehearse.rehearse,
-    bundle.inspect,
-    bundle.schema,
-    evidence.sbom,
-    evidence.page,
-    carry.diff,
-    carry.delta,
-    carry.split,
-    carry.recover,
-    carry.receipt,
-    preflight.preflight,
-    install.install,
-    carry.report,
-):
-    app.command(epilog=EPILOG)(command)
-app.command("import", epilog=EPILOG)(install.import_bundle)
-for name, sub in (
-    ("site", site.app),
-    ("depot", depot.app),
-    ("trust", trust.app),
-    ("certs", certs.app),
-    ("model", model.app),
-    ("debs", debs.app),
-    ("runtime", runtime.app),
-    ("lab", lab.app),
-):
-    app.add_typer(sub, name=name)
 
 
 def _version(value: bool) -> None:
@@ -114,34 +56,19 @@ def _global_options_first(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code; every failure ends in one message."""
-    os.umask(0o022)  # a bundle is read by other users; what is secret gets its mode where it is made
     args = _global_options_first(sys.argv[1:] if argv is None else argv)
-    screen = Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args)
+    ending.run(Screen(json_output="--json" in args, quiet="--quiet" in args or "-q" in args), lambda: _command(args))
+
+
+def _command(args: list[str]) -> int:
     try:
         code = get_command(app)(args=args, prog_name="appliance", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except ApplianceError as error:
-        screen.error(error)
-        sys.exit(error.exit_code)
     except ClickException as error:
         error.show()
-        sys.exit(Exit.USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        screen.say("Interrupted. The same command continues where it stopped.")
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
-        sys.exit(Exit.FAILED)
-    except Exception as error:
-        if os.environ.get("APPLIANCE_DEBUG"):
-            raise
-        screen.error(
-            ApplianceError(
-                f"internal error: {type(error).__name__}: {error}",
-                remedy="Run again with APPLIANCE_DEBUG=1 and report what it prints.",
-            )
-        )
-        sys.exit(Exit.FAILED)
+        return Exit.USAGE
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

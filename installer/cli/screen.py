@@ -49,12 +49,19 @@ class Screen:
         """Print the command's result: ``data`` as JSON, or ``human`` for people."""
         if self.json_output:
             sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+        elif isinstance(human, str):
+            sys.stdout.write(printable(human) + "\n")
         elif human is not None:
-            self.out.print(printable(human) if isinstance(human, str) else human)
+            self.out.print(human)
 
     def say(self, text: str) -> None:
-        if not self.quiet:
-            (self._bars.console if self._bars else self.err).print(printable(text))
+        """One line on standard error; above the bars while there are any."""
+        if self.quiet:
+            return
+        if self._bars:
+            self._bars.console.print(printable(text))
+        else:
+            sys.stderr.write(printable(text) + "\n")
 
     def error(self, error: ApplianceError) -> None:
         """Say what happened, where, and how to mend it."""
@@ -63,13 +70,12 @@ class Screen:
             sys.stdout.write(json.dumps({"error": body}, indent=2, sort_keys=True) + "\n")
             return
         where = f"{error.where}: " if error.where else ""
-        self.err.print(printable(f"error: {where}{error.what}"))
-        if error.remedy:
-            self.err.print(printable(f"       {error.remedy}"))
+        remedy = f"\n       {error.remedy}" if error.remedy else ""
+        sys.stderr.write(printable(f"error: {where}{error.what}{remedy}") + "\n")
 
     # -- progress -----------------------------------------------------------------------------
     def __enter__(self) -> Screen:
-        if not self.quiet and self.err.is_terminal:
+        if not self.quiet and sys.stderr.isatty() and self.err.is_terminal:
             from rich.progress import (
                 BarColumn,
                 DownloadColumn,
@@ -126,7 +132,10 @@ class Screen:
 
 
 def _console(*, stderr: bool) -> Console:
-    """A console that takes every text as it is: a name with brackets is a name. Rich is imported when something is said."""
+    """A console that takes every text as it is: a name with brackets is a name.
+
+    Rich is imported for tables and bars alone: it takes longer to import than most commands take to answer.
+    """
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False)

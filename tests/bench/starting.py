@@ -1,25 +1,41 @@
-"""How long a person waits before a command does anything."""
+"""How long a person or a script waits before a command does anything."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.measure import Case, Run, seconds
+from tests.bench.measure import Claim, Pair, Run, command
+
+BARE, ANSIBLE = "python3 -c pass", "ansible --version"
+CLAIMS = (
+    Claim("help", "s", BARE, 3.0),
+    Claim("help-against-ansible", "s", ANSIBLE, 0.5),
+    Claim("version", "s", BARE, 3.0),
+    Claim("depot-list", "s", BARE, 3.0),
+    Claim("depot-list-against-ansible", "s", ANSIBLE, 0.5),
+    Claim("command-help-against-ansible", "s", ANSIBLE, 0.5),
+)
 
 
-def cases(_work: Path) -> Iterator[Case]:
-    """`appliance --help` against the bare interpreter and against Ansible's own start."""
-    scripts = Path(sysconfig.get_path("scripts"))
-    help_ = _command(str(scripts / "appliance"), "--help")
-    yield Case("help", "s", help_, "python3 -c pass", _command(sys.executable, "-c", "pass"), 3.0)
-    yield Case(
-        "help-against-ansible", "s", help_, "ansible --version", _command(str(scripts / "ansible"), "--version"), 0.5
-    )
+def pairs(work: Path, _only: str) -> Iterator[Pair]:
+    """`depot list` stands for every command that looks at local state and says it; `verify --help` for all others."""
+    (work / "depot/bundles/demo-1.0.0").mkdir(parents=True)
+    bare, ansible = command(sys.executable, "-c", "pass"), command(_script("ansible"), "--version")
+    listing = _appliance("depot", "list", "--depot", str(work / "depot"), "--json")
+    yield Pair("help", _appliance("--help"), bare)
+    yield Pair("help-against-ansible", _appliance("--help"), ansible)
+    yield Pair("version", _appliance("--version"), bare)
+    yield Pair("depot-list", listing, bare)
+    yield Pair("depot-list-against-ansible", listing, ansible)
+    yield Pair("command-help-against-ansible", _appliance("verify", "--help"), ansible)
 
 
-def _command(*argv: str) -> Run:
-    return seconds(lambda: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL))
+def _appliance(*argv: str) -> Run:
+    return command(_script("appliance"), *argv)
+
+
+def _script(name: str) -> Path:
+    return Path(sysconfig.get_path("scripts")) / name

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InputError, ResourceError, TrustError
-from engine.verify import open_bundle
+from engine.verify import open_bundle, verify
 from installer.depot import Depot
 from tests.bundles import NOW, Bundle, MemoryKeys, make
 
@@ -151,3 +151,46 @@ def test_a_partial_with_wrong_bytes_does_not_poison_the_next_import(depot: Depot
     with pytest.raises(TrustError):
         depot.import_bundle(bundle.path, root_json=root)
     assert depot.import_bundle(bundle.path).changed  # the wrong bytes were thrown away
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def test_a_linked_import_makes_the_bundle_s_files_the_depot_s_and_read_only(
+    depot: Depot, bundle: Bundle, root: Path
+) -> None:
+    done = depot.import_bundle(bundle.path, root_json=root, link=True)
+    assert (done.changed, done.copied) == (True, 0)
+    for file in FILES:
+        assert inode(done.view / "content" / file) == inode(bundle.path / "content" / file)
+        assert (done.view / "content" / file).stat().st_mode & 0o777 == 0o444
+    assert verify(done.view, bundle.root).findings == ()
+
+
+def test_a_file_that_somebody_may_still_write_is_copied(depot: Depot, bundle: Bundle, root: Path) -> None:
+    with (bundle.path / "content/files/a.txt").open("r+b") as writer:
+        view = depot.import_bundle(bundle.path, root_json=root, link=True).view
+        writer.write(b"b")
+    assert (view / "content/files/a.txt").read_bytes() == b"a"
+    assert inode(view / "content/manifest.json") == inode(bundle.path / "content/manifest.json")
+
+
+def test_somebody_else_s_files_are_copied(
+    depot: Depot, bundle: Bundle, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.blobs.os.geteuid", lambda: 12345)
+    done = depot.import_bundle(bundle.path, root_json=root, link=True)
+    assert done.copied == done.trusted.size
+    assert not any(inode(done.view / "content" / f) == inode(bundle.path / "content" / f) for f in FILES)
+
+
+def test_a_damaged_file_is_not_linked(depot: Depot, bundle: Bundle, root: Path) -> None:
+    file = bundle.path / "content/models/tiny/model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[7] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrustError, match="not what was promised"):
+        depot.import_bundle(bundle.path, root_json=root, link=True)
+    assert not any(p.stat().st_ino == inode(file) for p in depot.root.rglob("*"))
+    assert depot.releases() == []

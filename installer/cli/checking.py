@@ -1,0 +1,85 @@
+"""What `appliance verify` does once its options are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine import trust
+from engine import verify as verifying
+from engine.errors import Exit, InputError
+from engine.report import printable
+from installer.carry import volumes
+from installer.cli.screen import Screen, size
+
+
+def check(
+    screen: Screen, bundle: Path, pinned: bytes, where: str, depot: Path | None, expect_builder: str = ""
+) -> Exit:
+    """Verify a bundle or volume and say every finding.
+
+    Args:
+        where: the file that ``pinned``, the root of trust, was read from.
+        depot: what it holds need not be in the bundle.
+        expect_builder: URI that the provenance must name; empty takes any.
+
+    Raises:
+        TrustError: the metadata was refused.
+    """
+    with screen:
+        if volumes.is_volume(bundle):
+            trusted = verifying.open_bundle(bundle, pinned)
+            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
+        else:
+            outcome = verifying.verify(bundle, pinned, report=screen)
+    if depot:
+        from installer.depot import Depot
+
+        blobs, listed = Depot(depot).blobs, outcome.trusted.targets
+        outcome = verifying.without(
+            outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
+        )
+    trusted = outcome.trusted
+    if expect_builder:
+        from installer.evidence import contents
+
+        if not any(f.path in (contents.PROVENANCE, contents.MANIFEST) for f in outcome.findings):
+            contents.require_builder(bundle, trusted, expect_builder)
+    data = {
+        "bundle": str(bundle), "builder": expect_builder or None, "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
+        "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
+    }  # fmt: skip
+    if outcome.good:
+        screen.result(
+            data,
+            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
+        )
+        return Exit.OK
+    lines = [
+        f"{f.problem:<8} {printable(f.path, keep='')}\n         {printable(f.detail)}".rstrip()
+        for f in outcome.findings
+    ]
+    screen.result(data, "\n".join(lines))
+    if not screen.json_output:
+        screen.err.print(
+            f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",
+            markup=False,
+        )
+    return Exit.UNTRUSTED
+
+
+def read_pinned(candidates: list[Path]) -> tuple[bytes, str]:
+    """The first of these roots of trust that can be read, and its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for path in candidates:
+        try:
+            return trust.read_root(path), str(path)
+        except OSError:
+            continue
+    raise InputError(
+        "no pinned root of trust",
+        where=", ".join(map(str, candidates)),
+        remedy="Give --root with the root.json you received on another way than the bundle.",
+    )

@@ -16,6 +16,7 @@ from installer.cli.options import (
     PassphraseFile,
     Root,
     SiteKeys,
+    require_downgrade,
     screen_of,
 )
 from installer.cli.screen import Screen, size
@@ -72,6 +73,7 @@ def import_bundle(
     from installer.depot import Depot
 
     screen = screen_of(ctx)
+    require_downgrade(approval, allow_downgrade)
     demand = Demand(minimum_version, allow_downgrade, tuple(approval or ()))
     if is_volume(bundles[0]):
         _import_volumes(screen, Depot(depot), bundles, root, demand)
@@ -172,6 +174,7 @@ def install(
         raise InputError("both a bundle and --release are given", remedy="Give one of them.")
     check_reason(skip_preflight)
     screen = screen_of(ctx)
+    require_downgrade(approval, allow_downgrade)
     site = inventories.load(inventory)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:

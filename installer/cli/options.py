@@ -83,6 +83,22 @@ Approvals = Annotated[
         help="With --allow-downgrade: what `trust approve-downgrade` wrote for another person; may be repeated.",
     ),
 ]
+
+
+def require_downgrade(approvals: list[Path] | None, reason: str) -> None:
+    """An approval means nothing without the downgrade that it approves.
+
+    Raises:
+        InputError: one is given without the other.
+    """
+    from engine.errors import InputError
+
+    if approvals and not reason:
+        raise InputError(
+            "--approval is given without --allow-downgrade", remedy="Give the reason with --allow-downgrade."
+        )
+
+
 Root = Annotated[
     Path | None, typer.Option("--root", help="Pinned root of trust (root.json); the depot's once it has one.")
 ]

@@ -38,7 +38,8 @@ def resolve(work: Work) -> list[Artifact]:
         wheel_set = WheelSet(name=name, requirements=tuple(pins), profiles=("control",))
         artifacts += wheels.resolve_set(work, wheel_set, config, kind="installer", below="installer")
         artifacts += [
-            own[m].model_copy(update={"path": f"installer/{name}/{own[m].path}", "group": name}) for m in mine
+            own[m].model_copy(update={"path": f"installer/{name}/{own[m].path.rpartition('/')[2]}", "group": name})
+            for m in mine
         ]
     return artifacts
 
@@ -73,7 +74,7 @@ def _build(work: Work) -> dict[str, Artifact]:
                     incoming.restart()
                     incoming.write(wheel.read_bytes())
             made[name] = Artifact(
-                path=wheel.name, kind="installer", name=name, version=wheel.name.split("-")[1], size=size, sha256=sha256,
+                path=f"installer/{wheel.name}", kind="installer", name=name, version=wheel.name.split("-")[1], size=size, sha256=sha256,
                 source=f"{BUILT}{name}", licence="Apache-2.0", profiles=("control",),
             )  # fmt: skip
     return made

@@ -203,6 +203,8 @@ def test_the_second_person_on_the_command_line(site: Site) -> None:
         site.types("import", site.old.path, *depot, "--allow-downgrade", REASON)
     step = ("demo-1.0.0", "--from", site.before, "--to", site.after, "--reason", REASON)
     file = site.place / "approval.json"
+    with pytest.raises(InputError, match="without --allow-downgrade"):
+        site.types("import", site.old.path, *depot, "--approval", file)
     told = site.types("trust", "approve-downgrade", *step, "--key", bob.path, "--out", file, *secret)
     assert told["by"] == bob.public.keyid
     done = site.types("import", site.old.path, *depot, "--allow-downgrade", REASON, "--approval", file)

@@ -200,7 +200,7 @@ def lines(done: Rehearsal) -> str:
         said += ["The nodes stay:", *(f"  {command}" for command in done.kept.values())]
     good = "nothing was missing, and nothing tried to reach out"
     what = (good if done.complete else f"in what was rehearsed {good}") if done.good else "THE REHEARSAL FAILED"
-    rest = "" if done.complete else f"; NOT REHEARSED: {len(done.not_rehearsed)} parts, named above"
+    rest = "" if done.complete else "; NOT REHEARSED: what is named above"
     said.append(f"{done.release}: {what}{rest} ({done.seconds} s)")
     return "\n".join(said).lstrip("\n")
 

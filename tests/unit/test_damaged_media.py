@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
 
+from engine import verify as verify_module
 from engine.errors import TrustError
 from engine.trust import Trusted
 from engine.verify import compare, open_bundle, roots, verify
@@ -179,3 +182,30 @@ def test_a_root_before_the_pinned_one_must_lead_to_it(bundle: Bundle) -> None:
         found = verify(bundle.path, bundle.keys.roots[PINNED]).findings
         file.write_bytes(honest)
         assert [(f.problem, f.path) for f in found] == [("changed", "metadata/1.root.json")]
+
+
+def test_an_old_root_with_keys_that_the_starting_kit_cannot_check_is_not_called_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kit's Python has no cryptography: of roots before the pinned one it can check those with Ed25519 keys alone."""
+    keys = MemoryKeys(tmp_path / "keys", threshold=1, root_keys=1)
+    old, new = CryptoSigner.generate_ecdsa(), keys.root_signers[0]
+
+    def to_ecdsa(root: Root) -> None:
+        root.revoke_key(new.public_key.keyid, "root")
+        root.add_key(old.public_key, "root")
+
+    keys.next_root(to_ecdsa, [new, old])
+
+    def back(root: Root) -> None:
+        root.revoke_key(old.public_key.keyid, "root")
+        root.add_key(new.public_key, "root")
+
+    keys.next_root(back, [old, new])
+    bundle = make(tmp_path, {"files/a": b"a"}, keys=keys)
+    trusted = open_bundle(bundle.path, keys.roots[3])
+    assert roots(bundle.path, trusted, keys.roots[3]) == []
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    can = {n: verify_module._can_check(Metadata[Root].from_bytes(r).signed) for n, r in keys.roots.items()}
+    assert can == {1: True, 2: False, 3: True}

@@ -123,8 +123,7 @@ def contents(*artifacts: Artifact) -> Contents:
     "hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x1b[2J", "{{ 7*7 }}"]
 )
 def test_nothing_on_the_page_is_more_than_text(hostile: str) -> None:
-    # An address with control characters never gets as far as a lock.
-    source = hostile if hostile.isprintable() else "file:n"
+    source = hostile.replace("\x1b", "")  # a lock takes no address with such characters
     nasty = artifact("files/n", hostile, "files", version=hostile, licence=hostile, notes=(hostile,), source=source)
     found = changes(lock(), lock(nasty))
     html = page.render(contents(nasty), found, hostile)

@@ -27,7 +27,8 @@ from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
-from installer.carry.sources import sources as find_sources
+from installer.carry import patches as patch_lists
+from installer.carry import rebuild, sources
 
 HEADROOM = 64 << 20  # bytes
 COPIERS = 4
@@ -185,11 +186,16 @@ class Depot:
                 metadata = _metadata_files(memory, trusted.name)
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]
                 if final.is_dir() and not missing and _same_metadata(final, metadata):
+                    rebuild.clear(self.blobs)
                     return Imported(trusted, final, 0, changed=False)
-                sources = find_sources(bundle, trusted, missing)
-                self.require_space(sum(t.size for t in sources))
-                copied = self._copy(bundle, sources, report)
+                found = sources.find(bundle, trusted, missing, patch_lists.read(bundle, trusted), self.blobs)
+                self.require_space(found.size + found.rebuilt)
+                copied = self._copy(bundle, found.files, report)
+                for patch in found.patches:
+                    copied += rebuild.bring(self.blobs, bundle, patch)
+                    rebuild.rebuild(self.blobs, patch, report)
                 self._make_view(trusted, metadata, final)
+                rebuild.clear(self.blobs)
                 return Imported(trusted, final, copied, changed=True)
 
     def show(self, trusted: Trusted) -> Path:

@@ -16,6 +16,9 @@ BLOCK = 1 << 20  # bytes; the longest block of squashfs, and the longest piece o
 REACH = BLOCK + (64 << 10)  # bytes; no frame of a block is longer
 
 
+WINDOW = 64 << 10  # bytes searched at a time
+
+
 @dataclass(frozen=True)
 class Segment:
     """A frame that holds ``raw`` bytes, or plain bytes (``raw`` 0). ``digest`` is of the bytes as they lie in the file."""
@@ -42,11 +45,9 @@ def mapped(path: Path) -> Iterator[memoryview]:
 
 def segments(data: memoryview) -> Iterator[Segment]:
     """Every byte in exactly one segment, in order. What looks like a frame may still turn out to be none."""
-    whole = data.obj if isinstance(data.obj, (mmap.mmap, bytearray)) else bytes(data)
     plain = at = 0  # first byte not given out yet, and the next one to look at
     while at < len(data):
-        found = whole.find(MAGIC, at)
-        found = found if found >= 0 else len(data)
+        found = _next(data, at)
         raw = zstd.content_size(data[found : found + 18])
         length = zstd.frame_length(data[found : found + REACH]) if 0 < raw <= BLOCK else 0
         at = found + (length or len(MAGIC))
@@ -57,6 +58,18 @@ def segments(data: memoryview) -> Iterator[Segment]:
             if length:
                 yield _segment(data, found, length, raw)
             plain = at
+
+
+def _next(data: memoryview, at: int) -> int:
+    """Where the next frame seems to begin; the end when none does.
+
+    In copies of windows: Python 3.11's mmap.find reads one byte behind the mapping, which faults when a file fills its pages.
+    """
+    for start in range(at, len(data), WINDOW):
+        found = bytes(data[start : start + WINDOW + len(MAGIC) - 1]).find(MAGIC)
+        if found >= 0:
+            return start + found
+    return len(data)
 
 
 def _segment(data: memoryview, offset: int, length: int, raw: int) -> Segment:

@@ -55,26 +55,30 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
-class _Contexts(threading.local):
-    """One context of each sort for a thread; they are costly to make and must not be shared."""
+class _Context:
+    """A context of the library, freed with this object."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: str, free: str) -> None:
         lib = _library()
-        self._free = lib.ZSTD_freeCCtx, lib.ZSTD_freeDCtx
-        self.c, self.plain, self.d = lib.ZSTD_createCCtx(), lib.ZSTD_createCCtx(), lib.ZSTD_createDCtx()
-        if not (self.c and self.plain and self.d):
+        self.at, self._free = getattr(lib, make)(), getattr(lib, free)
+        if not self.at:
             raise MemoryError
 
     def __del__(self) -> None:
-        free_c, free_d = self._free
-        free_c(self.c)
-        free_c(self.plain)
-        free_d(self.d)
+        self._free(self.at)
 
 
-@cache
-def _contexts() -> _Contexts:
-    return _Contexts()
+_of_thread = threading.local()
+
+
+def _context(job: str) -> object:
+    """This thread's context for a job: costly to make, not to be shared, gone when the thread ends."""
+    context: _Context | None = getattr(_of_thread, job, None)
+    if context is None:
+        side = "D" if job == "decompress" else "C"
+        context = _Context(f"ZSTD_create{side}Ctx", f"ZSTD_free{side}Ctx")
+        setattr(_of_thread, job, context)
+    return context.at
 
 
 def version() -> str:
@@ -87,13 +91,13 @@ def pack(raw: Bytes, level: int) -> bytes:
     """``raw`` as one frame, exactly as `mksquashfs -comp zstd -Xcompression-level LEVEL` makes it of a block."""
     lib = _library()
     out = bytearray(lib.ZSTD_compressBound(len(raw)))
-    n = lib.ZSTD_compressCCtx(_contexts().plain, _at(out), len(out), _at(raw), len(raw), level)
+    n = lib.ZSTD_compressCCtx(_context("pack"), _at(out), len(out), _at(raw), len(raw), level)
     return bytes(memoryview(out)[: _checked(n)])
 
 
 def compress(raw: Bytes, level: int, reference: Bytes = b"") -> bytes:
     """``raw`` as one frame that refers to ``reference``, both of them no longer than a window together."""
-    lib, context = _library(), _contexts().c
+    lib, context = _library(), _context("compress")
     window = max(20, (len(raw) + len(reference)).bit_length())
     if window > MAX_WINDOW_LOG:
         raise ValueError(f"{len(raw)} bytes with a reference of {len(reference)} are too long for one frame")
@@ -112,7 +116,7 @@ def decompress(frame: Bytes, size: int, reference: Bytes = b"") -> bytearray:
     Raises:
         TrustError: it holds another number of bytes, or is no frame.
     """
-    lib, context = _library(), _contexts().d
+    lib, context = _library(), _context("decompress")
     out = bytearray(size)
     _checked(lib.ZSTD_DCtx_reset(context, 3))
     _checked(lib.ZSTD_DCtx_setParameter(context, _WINDOW_LOG_MAX, MAX_WINDOW_LOG))

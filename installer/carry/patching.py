@@ -75,13 +75,15 @@ class Patcher:
             base_size=base.size, base_path=base.path, base_release=found.base.trusted.release,
         )  # fmt: skip
         out = staging / named.path
-        size = make.make(
-            File(found.base.path / base.path, base.sha256, base.size),
-            File(bundle / target.path, target.sha256, target.size),
-            out,
-            limit=int(target.size * CLEARLY),
-            pack_again=self._pack_again,
-        )
+        old = File(found.base.path / base.path, base.sha256, base.size)
+        new = File(bundle / target.path, target.sha256, target.size)
+        limit = int(target.size * CLEARLY)
+        if target.path.endswith(".safetensors"):
+            from installer.patch import tensors  # noqa: PLC0415  numpy takes a while to load
+
+            size = tensors.make(old, new, out, limit=limit)
+        else:
+            size = make.make(old, new, out, limit=limit, pack_again=self._pack_again)
         (report or Silent()).end(f"patch {Path(target.path).name}")
         return named.model_copy(update={"sha256": hash_file(out)[0], "size": size}) if size else None
 

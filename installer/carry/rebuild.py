@@ -14,8 +14,6 @@ from installer.carry.patches import Patch
 from installer.patch.apply import apply
 from installer.patch.index import Index, load
 
-MEMORY = 1 << 30  # bytes; what all of this may take
-
 
 def store(blobs: Blobs) -> Blobs:
     """Where patches wait until what they make is there; not among the contents, for no release lists them."""
@@ -87,7 +85,7 @@ def _cause(blobs: Blobs, patch: Patch, error: TrustError) -> TrustError:
         return TrustError(
             f"the depot's copy of {patch.base_path} ({patch.base_release}) is damaged, so nothing can be rebuilt from it",
             where=str(blobs.path(patch.base)),
-            remedy="Delete that file, import its release again, then this delta; and look after the disk.",
+            remedy="Delete that file, write a receipt (`appliance receipt`), have a delta made from it, and look after the disk.",
         )
     return TrustError(
         f"it cannot be rebuilt: {error.what}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from engine import tree
 from engine.blobs import Blobs
@@ -58,31 +59,40 @@ def find(bundle: Path, trusted: Trusted, missing: list[Target], patches: Iterabl
                 remedy="`appliance verify` lists every such file; copy the bundle again.",
             )
     files = {t.sha256: t for t in missing if t.path in present}
-    lacking = {t.sha256: t for t in missing if t.sha256 not in files}
-    usable = {p.target: p for p in patches if p.target in lacking and p.path in present}
-    _require_bases(bundle, [p for p in usable.values() if not blobs.has(p.base, p.base_size)])
-    if left := [t for sha256, t in lacking.items() if sha256 not in usable]:
-        raise TrustError(
-            f"{len(left)} files ({sum(t.size for t in left):,} bytes) are neither in the bundle nor in the depot, "
-            f"first {min(t.path for t in left)}",
-            where=str(bundle),
-            remedy="A whole bundle was cut on its way: copy it again. A delta was made for another base: "
-            "make it from this site's receipt (`appliance receipt`). `appliance verify --depot` lists every such file.",
-        )
-    return Sources(list(files.values()), list(usable.values()))
+    rest = [t for t in missing if t.sha256 not in files]
+    usable = [p for p in patches if p.path in present]
+    if rest:
+        made = {p.target for p in usable if blobs.has(p.base, p.base_size)}
+        if lacking := [t for t in rest if t.sha256 not in made]:
+            refuse_lacking(bundle, lacking, usable, blobs)
+    wanted = {t.sha256 for t in rest}
+    return Sources(list(files.values()), [p for p in usable if p.target in wanted])
 
 
-def _require_bases(bundle: Path, without: list[Patch]) -> None:
-    """
+def refuse_lacking(bundle: Path, lacking: Sequence[Target], patches: Iterable[Patch], blobs: Blobs) -> NoReturn:
+    """Say what is in no place, or which file of which release a patch needs that is not here.
+
+    Args:
+        lacking: what is missed; the same content may be there under several paths.
+        patches: those that are here.
+
     Raises:
-        TrustError: names what patches are made from and the depot lacks.
+        TrustError: always.
     """
-    if not without:
-        return
-    first = min(without, key=lambda p: p.base_path)
+    contents = {t.sha256: t for t in lacking}
+    baseless = [p for p in patches if p.target in contents and not blobs.has(p.base, p.base_size)]
+    if baseless:
+        first = min(baseless, key=lambda p: p.base_path)
+        raise TrustError(
+            f"{len(baseless)} patches are for files that the depot does not have, first {printable(first.base_path, '')} "
+            f"of {printable(first.base_release, '')} ({first.base_size:,} bytes, SHA-256 {first.base})",
+            where=str(bundle),
+            remedy="Have the delta made from this site's receipt (`appliance receipt`), or without --patch.",
+        )
     raise TrustError(
-        f"{len(without)} patches are for files that the depot does not have, first {printable(first.base_path, '')} "
-        f"of {printable(first.base_release, '')} ({first.base_size:,} bytes, SHA-256 {first.base})",
+        f"{len(contents)} files ({sum(t.size for t in contents.values()):,} bytes) are neither in the bundle nor in the "
+        f"depot, first {min(t.path for t in contents.values())}",
         where=str(bundle),
-        remedy="Import that release first, or have the delta made from this site's receipt (`appliance receipt`).",
+        remedy="A whole bundle was cut on its way: copy it again. A delta was made for another base: "
+        "make it from this site's receipt (`appliance receipt`). `appliance verify --depot` lists every such file.",
     )

@@ -179,7 +179,7 @@ def verify(
     from engine import verify as verifying
     from engine.errors import Exit
     from engine.report import printable
-    from installer.carry import volumes
+    from installer.carry import checking, patches, volumes
     from installer.depot import Depot
 
     screen = screen_of(ctx)
@@ -187,14 +187,11 @@ def verify(
     with screen:
         if volumes.is_volume(bundle):
             trusted = verifying.open_bundle(bundle, pinned)
-            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
+            carried = patches.extended(trusted, patches.read(bundle, trusted))
+            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, carried, screen)))
         else:
             outcome = verifying.verify(bundle, pinned, report=screen)
-    if depot:
-        blobs, listed = Depot(depot).blobs, outcome.trusted.targets
-        outcome = verifying.without(
-            outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
-        )
+            outcome = checking.checked(bundle, outcome, Depot(depot).blobs if depot else None, screen)
     trusted = outcome.trusted
     data = {
         "bundle": str(bundle), "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,

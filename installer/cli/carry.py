@@ -187,7 +187,7 @@ def split(
     from engine.errors import InputError
     from engine.verify import open_bundle
     from installer.carry import parity as parities
-    from installer.carry import volumes
+    from installer.carry import patches, volumes
 
     if parity and (media or only):
         raise InputError(
@@ -198,6 +198,7 @@ def split(
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(bundle, pinned)
+    trusted = patches.extended(trusted, patches.read(bundle, trusted))
     planned = volumes.layout(
         bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
     )
@@ -220,9 +221,16 @@ def split(
         for n in numbers
     ]
     screen.result(
-        {"release": planned.release, "volumes": rows, "of": len(planned.volumes), "written": not dry_run},
+        {
+            "release": planned.release,
+            "volumes": rows,
+            "of": len(planned.volumes),
+            "written": not dry_run,
+            "not_here": planned.not_here,
+        },
         "\n".join(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows)
-        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each",
+        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each"
+        + (f"\nThis is a delta: the site must have {planned.not_here} other files" if planned.not_here else ""),
     )
 
 
@@ -243,10 +251,12 @@ def recover(
     """
     from engine.verify import open_bundle
     from installer.carry import parity as parities
+    from installer.carry import patches
 
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(media[0], pinned)
+    trusted = patches.extended(trusted, patches.read(media[0], trusted))
     out.mkdir(parents=True, exist_ok=True)
     with screen:
         made = parities.recover(media, trusted, out, screen)

@@ -74,7 +74,13 @@ def _make(stage: Stage, level: int, at: int, patch: int, base: int) -> Iterator[
     for offset, length, raw in stage.ranges:
         data = _read(base, offset, length)
         reference += zstd.decompress(data, raw) if raw else data
-    plain = memoryview(zstd.decompress(_read(patch, at, stage.payload), stage.raw, reference))
+    payload = _read(patch, at, stage.payload)
+    if stage.width:
+        from installer.patch.tensors import ungrouped  # noqa: PLC0415  numpy takes a while to load
+
+        plain = memoryview(ungrouped(reference, zstd.decompress(payload, stage.raw), stage.width))
+    else:
+        plain = memoryview(zstd.decompress(payload, stage.raw, reference))
     used, out = 0, []
     for kind, raw, length in stage.parts:
         if kind == Part.COPY:

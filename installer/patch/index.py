@@ -23,6 +23,7 @@ LENGTHS = struct.Struct("<QQ")
 MAX_INDEX = 8 << 20  # bytes; an image of 10 GB has about 2 MB
 MAX_RAW = 10 << 20  # bytes of one stage's payload, unpacked
 MAX_REFERENCE = 26 << 20  # bytes of one stage's reference, unpacked
+WIDTHS = (0, 1, 2, 4, 8)  # bytes of a number; 0 where a stage is not of numbers
 SLACK = 1 << 16  # bytes by which something that does not compress may grow
 
 
@@ -43,12 +44,15 @@ class Stage:
     Attributes:
         ranges: offset, length and, of a zstd frame, unpacked length (else 0), of what the payload refers to.
         parts: what it is, and two numbers.
+        width: 0 when the payload refers to the ranges; else it is the XOR of the target with them, grouped by the bytes of
+            numbers of that width (installer.patch.tensors).
     """
 
     ranges: tuple[tuple[int, int, int], ...]
     payload: int
     raw: int
     parts: tuple[tuple[int, int, int], ...]
+    width: int = 0
 
     @property
     def size(self) -> int:
@@ -101,7 +105,13 @@ def load(file: BinaryIO, size: int) -> tuple[Index, int]:
 
 def _index(told: dict[str, Any]) -> Index:
     stages = tuple(
-        Stage(_triples(s["ranges"]), _natural(s["payload"]), _natural(s["raw"]), _triples(s["parts"]))
+        Stage(
+            _triples(s["ranges"]),
+            _natural(s["payload"]),
+            _natural(s["raw"]),
+            _triples(s["parts"]),
+            _natural(s["width"]),
+        )
         for s in told.pop("stages")
     )
     codec, base, target, libzstd = (str(told[k])[:64] for k in ("codec", "base", "target", "libzstd"))
@@ -123,6 +133,10 @@ def _check(stage: Stage, index: Index) -> None:
         raise ValueError("a stage is too large")
     if stage.payload > stage.raw + SLACK or any(n > r + SLACK for _, n, r in stage.ranges if r):
         raise ValueError("a stage's payload is too long")
+    if stage.width not in WIDTHS:
+        raise ValueError("numbers of such a width do not exist")
+    if stage.width and (sum(r or n for _, n, r in stage.ranges) != stage.raw or stage.raw % stage.width):
+        raise ValueError("a stage's numbers do not fit its base")
     used = 0
     for kind, a, b in stage.parts:
         if kind not in (Part.COPY, Part.PACK, Part.PLAIN) or (kind == Part.PLAIN and a != b):

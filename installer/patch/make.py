@@ -80,10 +80,7 @@ def make(base: File, target: File, out: Path, *, limit: int, pack_again: bool = 
         TrustError: a file is not what its hash says.
     """
     with mapped(base.path) as old, mapped(target.path) as new:
-        if hashlib.sha256(old).hexdigest() != base.sha256:
-            raise TrustError(
-                "the file is not as signed", where=str(base.path), remedy="`appliance verify` checks that bundle."
-            )
+        require_signed(old, base)
         wanted = list(segments(new))
         known, similar, orphans = _look(old, {s.digest for s in wanted})
         level = _level(new, [s for s in wanted if s.raw and s.digest not in known]) if pack_again else 0
@@ -91,6 +88,18 @@ def make(base: File, target: File, out: Path, *, limit: int, pack_again: bool = 
         stages = ahead(lambda draft: _stage(draft, old, similar, orphans), drafts)
         index = Index(CODEC, base.sha256, base.size, target.sha256, target.size, zstd.version(), level, ())
         return write(index, stages, base.path, out, limit)
+
+
+def require_signed(data: memoryview, file: File) -> None:
+    """A patch of a damaged base would fit no receiver.
+
+    Raises:
+        TrustError: the bytes are not those of the hash.
+    """
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise TrustError(
+            "the file is not as signed", where=str(file.path), remedy="`appliance verify` checks that bundle."
+        )
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

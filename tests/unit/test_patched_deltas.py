@@ -14,11 +14,16 @@ from typing import Any
 import pytest
 from securesystemslib.dsse import Envelope
 
+from engine.blobs import Blobs
 from engine.errors import InputError, ResourceError, TrustError
 from engine.verify import open_bundle, verify
-from installer.carry import delta, patches
+from installer.carry import delta, patches, receipt, volumes
+from installer.carry.checking import checked
 from installer.carry.delta import Patching
+from installer.carry.patches import extended
 from installer.carry.patching import Base, Patcher
+from installer.carry.plan import BLOCK
+from installer.carry.taking import take_in
 from installer.depot import Depot
 from installer.patch import zstd
 from tests.bundles import NOW, Bundle, MemoryKeys
@@ -95,7 +100,7 @@ def test_a_patch_for_a_base_that_is_not_there_names_it(
     told = f"first content/runtimes/r.squashfs of demo-1.0.0 .{len(OLD):,} bytes, SHA-256 {sha256}"
     with pytest.raises(TrustError, match=told) as refused:
         empty.import_bundle(patched_delta.path, root_json=tmp_path / "pin")
-    assert "Import that release first" in refused.value.remedy
+    assert "appliance receipt" in refused.value.remedy
     assert empty.releases() == []
 
 
@@ -209,3 +214,63 @@ def test_a_patch_that_cannot_be_rebuilt_here_says_why(
     monkeypatch.setattr(zstd, "version", lambda: "1.0.0")
     with pytest.raises(ResourceError, match=r"as libzstd .* does; here is 1\.0\.0"):
         depot.import_bundle(patched_delta.path)
+
+
+def test_a_delta_with_patches_is_checked_as_a_whole(
+    patched_delta: delta.Delta, depot: Depot, base: Bundle, tmp_path: Path
+) -> None:
+    def problems(blobs: Blobs | None = None) -> list[tuple[str, str, str]]:
+        outcome = checked(patched_delta.path, verify(patched_delta.path, base.root), blobs)
+        return [(f.problem, f.path, f.detail) for f in outcome.findings]
+
+    assert problems(depot.blobs) == []
+    told = {path: detail for _, path, detail in problems()}
+    assert set(told) == {"README.txt", "content/files/a", "content/runtimes/r.squashfs"}
+    assert "makes it from content/runtimes/r.squashfs of demo-1.0.0" in told["content/runtimes/r.squashfs"]
+    assert "which the depot lacks" in problems(Blobs(tmp_path / "empty"))[-1][2]
+    patch = patched_delta.path / patched_delta.patches[0].path
+    whole = patch.read_bytes()
+    patch.write_bytes(whole[:-1] + b"?")
+    assert [p[:2] for p in problems(depot.blobs)] == [
+        ("missing", "content/runtimes/r.squashfs"),
+        ("changed", patched_delta.patches[0].path),
+    ]
+    patch.unlink()
+    assert [p[:2] for p in problems(depot.blobs)] == [
+        ("missing", "content/runtimes/r.squashfs"),
+        ("missing", patched_delta.patches[0].path),
+    ]
+
+
+def test_a_delta_with_patches_crosses_on_volumes_in_any_order(
+    patched_delta: delta.Delta, depot: Depot, base: Bundle, tmp_path: Path
+) -> None:
+    trusted = extended(open_bundle(patched_delta.path, base.root), patched_delta.patches)
+    metadata = sum(p.stat().st_size for p in (patched_delta.path / "metadata").iterdir())
+    size = volumes.RESERVE + metadata + sum(p.size for p in patched_delta.patches) + 2 * BLOCK
+    split = volumes.layout(patched_delta.path, trusted, size=size, out=tmp_path / "volumes")
+    assert len(split.media) == 2
+    for number in range(1, len(split.media) + 1):
+        volumes.write(patched_delta.path, split, number, NOW)
+        assert volumes.check(split.media[number - 1], trusted) == []
+    assert split.not_here == 2
+    taken = [take_in(depot, medium) for medium in reversed(split.media)]
+    assert [t.waiting for t in taken] == [(1,), ()]
+    assert taken[-1].view is not None
+    assert verify(taken[-1].view, base.root).good
+    assert not (depot.blobs.root / "patches").exists()
+
+
+def test_volumes_with_a_patch_for_a_base_that_is_not_there_name_it(
+    patched_delta: delta.Delta, base: Bundle, tmp_path: Path
+) -> None:
+    trusted = extended(open_bundle(patched_delta.path, base.root), patched_delta.patches)
+    split = volumes.layout(patched_delta.path, trusted, size=1 << 30, out=tmp_path / "volumes")
+    volumes.write(patched_delta.path, split, 1, NOW)
+    (tmp_path / "pin").write_bytes(base.root)
+    with pytest.raises(TrustError, match=r"first content/runtimes/r\.squashfs of demo-1\.0\.0"):
+        take_in(Depot(tmp_path / "empty"), split.media[0], root_json=tmp_path / "pin")
+
+
+def test_the_receipt_tells_the_version_that_compresses(depot: Depot) -> None:
+    assert receipt.gather(depot, None, NOW).libzstd == zstd.version()

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import carrying, measure, starting, verifying
+from tests.bench import carrying, measure, patching, starting, verifying
 from tests.demo import TREE
 
-GROUPS = {"start": starting, "verify": verifying, "carry": carrying}
+GROUPS = {"start": starting, "verify": verifying, "carry": carrying, "patch": patching}
 
 
 def main() -> None:

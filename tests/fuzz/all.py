@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import signing, targets
+from tests.fuzz import patching, signing, targets
 from tests.fuzz.targets import FuzzTarget
 
-TARGETS: dict[str, FuzzTarget] = {**targets.TARGETS, **signing.TARGETS}
+TARGETS: dict[str, FuzzTarget] = {**targets.TARGETS, **signing.TARGETS, **patching.TARGETS}

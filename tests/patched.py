@@ -12,7 +12,14 @@ from installer.patch.make import File
 
 NUMBERS = random.Random(1)  # noqa: S311  the same files in every run
 BLOCK = 128 << 10
-TEXT = b"".join(b"%d %s\n" % (n, hashlib.sha256(b"%d" % n).hexdigest().encode()) for n in range(12_000))
+
+
+def text(first: int, after: int) -> bytes:
+    """Lines of which none is like another."""
+    return b"".join(b"%d %s\n" % (n, hashlib.sha256(b"%d" % n).hexdigest().encode()) for n in range(first, after))
+
+
+TEXT = text(0, 12_000)
 
 
 def image(parts: list[bytes], level: int = 3) -> bytes:

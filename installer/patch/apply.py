@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,9 @@ from installer.patch import zstd
 from installer.patch.index import Index, Part, Stage
 
 WORKERS = min(4, os.cpu_count() or 1)  # each holds at most a reference twice and a payload twice, about 80 MB
+
+
+_Coming = tuple[Stage, Future[Iterator[bytes]]]
 
 
 class Sink(Protocol):
@@ -48,26 +52,39 @@ def apply(index: Index, start: int, patch: BinaryIO, base: BinaryIO, sink: Sink,
         ResourceError: another libzstd is needed.
     """
     require_library(index)
-    begin, waiting = 0, deque[tuple[Stage, int, Future[Iterator[bytes]]]]()
+    first, begin = _resume(index, sink.done)
+    start += sum(s.payload for s in index.stages[:first])
+    writer, waiting = _Writer(base.fileno(), sink, sink.done - begin, advance), deque[_Coming]()
     with ThreadPoolExecutor(WORKERS) as workers:
         try:
-            for stage in index.stages:
-                if begin + stage.size > sink.done:
-                    skip = max(0, sink.done - begin) if not waiting else 0
-                    made = workers.submit(_make, stage, index.level, start, patch.fileno(), base.fileno())
-                    waiting.append((stage, skip, made))
+            for stage in index.stages[first:]:
+                made = workers.submit(_make, stage, index.level, start, patch.fileno(), base.fileno())
+                waiting.append((stage, made))
                 if len(waiting) > WORKERS:
-                    _write(*waiting.popleft(), base.fileno(), sink, advance)
-                begin += stage.size
+                    writer.write(*waiting.popleft())
                 start += stage.payload
             while waiting:
-                _write(*waiting.popleft(), base.fileno(), sink, advance)
+                writer.write(*waiting.popleft())
         finally:
             workers.shutdown(wait=True, cancel_futures=True)
 
 
+def _resume(index: Index, done: int) -> tuple[int, int]:
+    """The stage to begin with and where in the target it begins: the last before ``done`` that no deflate stream runs into."""
+    found, begin, running = (0, 0), 0, False
+    for number, stage in enumerate(index.stages):
+        if begin > done:
+            break
+        if not running:
+            found = number, begin
+        begin += stage.size
+        streams = [kind for kind, _, _ in stage.parts if kind in (Part.DEFLATE, Part.END)]
+        running = streams[-1] == Part.DEFLATE if streams else running
+    return found
+
+
 def _make(stage: Stage, level: int, at: int, patch: int, base: int) -> Iterator[bytes]:
-    """The parts of the stage that are not copies, in order."""
+    """The bytes of the payload for each part that has some, in order; frames are made of them already."""
     if not stage.raw:
         return iter(())
     reference = bytearray()
@@ -82,33 +99,59 @@ def _make(stage: Stage, level: int, at: int, patch: int, base: int) -> Iterator[
     else:
         plain = memoryview(zstd.decompress(payload, stage.raw, reference))
     used, out = 0, []
-    for kind, raw, length in stage.parts:
-        if kind == Part.COPY:
-            continue
-        piece = plain[used : used + raw]
-        used += raw
-        part = zstd.pack(piece, level) if kind == Part.PACK else bytes(piece)
-        if len(part) != length:
-            raise TrustError("a block did not come out as it was", remedy="Make the delta again, without --patch.")
-        out.append(part)
+    for kind, raw, _ in stage.parts:
+        if kind in (Part.PACK, Part.PLAIN, Part.DEFLATE):
+            piece = plain[used : used + raw]
+            used += raw
+            out.append(zstd.pack(piece, level) if kind == Part.PACK else bytes(piece))
     return iter(out)
 
 
-def _write(stage: Stage, skip: int, made: Future[Iterator[bytes]], base: int, sink: Sink, advance: Advance) -> None:
-    parts = made.result()
-    for kind, offset, length in stage.parts:
-        for piece in _copied(base, offset, length, skip) if kind == Part.COPY else (next(parts)[skip:],):
-            sink.write(piece)
-            advance(len(piece))
-        skip = max(0, skip - length)
+class _Writer:
+    """Puts the parts of stages together, in order; the first ``skip`` bytes are there already."""
+
+    def __init__(self, base: int, sink: Sink, skip: int, advance: Advance) -> None:
+        self._base, self._sink, self._skip, self._advance = base, sink, skip, advance
+        self._deflate: zlib._Compress | None = None
+
+    def write(self, stage: Stage, made: Future[Iterator[bytes]]) -> None:
+        pieces = made.result()
+        for kind, first, length in stage.parts:
+            if kind == Part.COPY:
+                self._copy(first, length)
+                continue
+            piece = self._deflated(kind, pieces)
+            if len(piece) != length:
+                raise TrustError("a part did not come out as it was", remedy="Make the delta again, without --patch.")
+            self._put(piece)
+
+    def _deflated(self, kind: int, pieces: Iterator[bytes]) -> bytes:
+        """What a part gives. The stream goes on from stage to stage."""
+        if kind == Part.END:
+            stream, self._deflate = self._deflate or deflater(), None
+            return stream.flush()
+        if kind == Part.DEFLATE:
+            self._deflate = self._deflate or deflater()
+            return self._deflate.compress(next(pieces))
+        return next(pieces)
+
+    def _copy(self, offset: int, length: int) -> None:
+        begin = min(self._skip, length)
+        self._skip -= begin
+        for at in range(offset + begin, offset + length, CHUNK):
+            self._put(_read(self._base, at, min(CHUNK, offset + length - at)))
+
+    def _put(self, piece: bytes) -> None:
+        kept = piece[self._skip :] if self._skip else piece
+        self._skip -= len(piece) - len(kept)
+        if kept:
+            self._sink.write(kept)
+            self._advance(len(kept))
 
 
-def _copied(base: int, offset: int, length: int, skip: int) -> Iterator[bytes]:
-    at, end = offset + skip, offset + length
-    while at < end:
-        data = _read(base, at, min(CHUNK, end - at))
-        yield data
-        at += len(data)
+def deflater() -> zlib._Compress:
+    """What zipfile compresses with when nothing else is said."""
+    return zlib.compressobj(6, zlib.DEFLATED, -15)
 
 
 def _read(file: int, offset: int, length: int) -> bytes:

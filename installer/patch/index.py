@@ -3,8 +3,8 @@
     "appliance patch 1\\n", packed and plain length of the index (8 bytes each, little-endian), the index (zstd, JSON), payloads
 
 The target is made in stages, one after the other. A stage has its payload (one zstd frame that refers to ranges of the
-base) and parts: bytes copied from the base, bytes of the payload as they are, and bytes of the payload that become a
-zstd frame again. Every stage can be made alone, so that a stopped one is continued at any byte.
+base) and parts: bytes copied from the base, bytes of the payload as they are, and bytes of the payload that are compressed
+again. Every stage's payload can be unpacked alone, so that a stopped rebuild is continued at any byte.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ MAX_RAW = 10 << 20  # bytes of one stage's payload, unpacked
 MAX_REFERENCE = 26 << 20  # bytes of one stage's reference, unpacked
 WIDTHS = (0, 1, 2, 4, 8)  # bytes of a number; 0 where a stage is not of numbers
 SLACK = 1 << 16  # bytes by which something that does not compress may grow
+HELD = 1 << 18  # bytes that zlib may give later than it took what they are of
 
 
 class Part(IntEnum):
     """Where the bytes of a part come from: ``COPY`` (offset in the base, length), ``PACK`` (bytes of the payload, length as
-    a frame), ``PLAIN`` (bytes of the payload, the same).
+    a frame), ``PLAIN`` (bytes of the payload, the same), ``DEFLATE`` (bytes of the payload that a deflate stream takes, bytes
+    that it gives then), ``END`` (0, bytes that the stream gives when it ends).
     """
 
     COPY = 0
     PACK = 1
     PLAIN = 2
+    DEFLATE = 3
+    END = 4
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,10 @@ def _check(stage: Stage, index: Index) -> None:
         raise ValueError("a stage's numbers do not fit its base")
     used = 0
     for kind, a, b in stage.parts:
-        if kind not in (Part.COPY, Part.PACK, Part.PLAIN) or (kind == Part.PLAIN and a != b):
+        if kind not in tuple(Part) or (kind == Part.PLAIN and a != b) or (kind == Part.END and a):
             raise ValueError("a part is of no known kind")
+        if kind in (Part.DEFLATE, Part.END) and b > a + HELD:
+            raise ValueError("a part cannot be deflated like that")
         if kind == Part.PACK and (b > a + SLACK or not index.level):
             raise ValueError("a part cannot be packed like that")
         used += a if kind != Part.COPY else 0

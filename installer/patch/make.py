@@ -59,10 +59,10 @@ class Draft:
         else:
             self.parts.append((Part.COPY, offset, length))
 
-    def put(self, raw: bytes, packed: int) -> None:
+    def put(self, raw: bytes, kind: Part = Part.PLAIN, length: int = 0) -> None:
         self.raws.append(raw)
         self.raw += len(raw)
-        self.parts.append((Part.PACK, len(raw), packed) if packed else (Part.PLAIN, len(raw), len(raw)))
+        self.parts.append((kind, len(raw), len(raw) if kind == Part.PLAIN else length))
 
 
 def may_pack_again(libzstd: str) -> bool:
@@ -82,10 +82,11 @@ def make(base: File, target: File, out: Path, *, limit: int, pack_again: bool = 
     with mapped(base.path) as old, mapped(target.path) as new:
         require_signed(old, base)
         wanted = list(segments(new))
-        known, similar, orphans = _look(old, {s.digest for s in wanted})
+        known, rest = _known(old, {s.digest for s in wanted})
+        changed = reference(old, rest)
         level = _level(new, [s for s in wanted if s.raw and s.digest not in known]) if pack_again else 0
         drafts = _drafts(new, wanted, known, level)
-        stages = ahead(lambda draft: _stage(draft, old, similar, orphans), drafts)
+        stages = ahead(lambda draft: stage(draft, changed), drafts)
         index = Index(CODEC, base.sha256, base.size, target.sha256, target.size, zstd.version(), level, ())
         return write(index, stages, base.path, out, limit)
 
@@ -123,15 +124,15 @@ def write(index: Index, stages: Iterable[tuple[Stage, bytes]], base: Path, out: 
     """
     payloads, whole = (out.with_name(f".{out.name}.{part}") for part in ("payloads", "whole"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    done, total, made = [], 0, 0
+    done, total, size = [], 0, 0
     try:
         with durable.disk_errors(out), payloads.open("wb") as file:
-            for stage, payload in stages:
+            for made, payload in stages:
                 file.write(payload)
-                done.append(stage)
+                done.append(made)
                 total += len(payload)
-                made += stage.size
-                if total > limit or (made > PROBE and total > made * HOPELESS):
+                size += made.size
+                if total > limit or (size > PROBE and total > size * HOPELESS):
                     return 0
         head = dump(replace(index, stages=tuple(done)))
         if len(head) + total > limit:
@@ -173,22 +174,35 @@ def _try(patch: Path, base: Path, index: Index) -> None:
         )
 
 
-def _look(old: memoryview, wanted: set[bytes]) -> tuple[dict[bytes, Segment], Similar, list[Segment]]:
-    """What the base has that the target has, and samples of the rest, which is where the changes are."""
+def _known(old: memoryview, wanted: set[bytes]) -> tuple[dict[bytes, Segment], list[Segment]]:
+    """What the base has that the target has, by digest, and the rest, which is where the changes are."""
     known: dict[bytes, Segment] = {}
-    orphans = []
+    rest = []
     for segment in segments(old):
         if segment.digest in wanted:
             known.setdefault(segment.digest, segment)
         else:
-            orphans.append(segment)
-    similar = Similar()
-    for number, segment in enumerate(orphans):
-        raw = _unpacked(old, segment)
-        if raw is None:
-            orphans[number] = replace(segment, raw=0)
-        similar.add(number, raw if raw is not None else bytes(_bytes(old, segment)))
-    return known, similar, orphans
+            rest.append(segment)
+    return known, rest
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Segments of the base that payloads may refer to, and samples of them."""
+
+    data: memoryview
+    segments: tuple[Segment, ...]
+    similar: Similar
+
+
+def reference(data: memoryview, found: Iterable[Segment], every: int = 1) -> Reference:
+    """Take samples of segments; ``every`` as in `Similar`."""
+    similar, usable = Similar(every), []
+    for number, segment in enumerate(found):
+        raw = _unpacked(data, segment)
+        usable.append(replace(segment, raw=0) if raw is None else segment)
+        similar.add(number, bytes(_bytes(data, segment)) if raw is None else raw)
+    return Reference(data, tuple(usable), similar)
 
 
 def _bytes(data: memoryview, segment: Segment) -> memoryview:
@@ -229,15 +243,16 @@ def _drafts(new: memoryview, wanted: list[Segment], known: dict[bytes, Segment],
         raw = _unpacked(new, segment) if level and segment.raw else None
         again = raw is not None and zstd.pack(raw, level) == _bytes(new, segment)
         if raw is not None and again:
-            draft.put(raw, segment.length)
+            draft.put(raw, Part.PACK, segment.length)
         else:
-            draft.put(bytes(_bytes(new, segment)), 0)
+            draft.put(bytes(_bytes(new, segment)))
     yield draft
 
 
-def _stage(draft: Draft, old: memoryview, similar: Similar, orphans: list[Segment]) -> tuple[Stage, bytes]:
-    chosen = [orphans[n] for n in similar.best(draft.raws, REFERENCE)]
-    reference = b"".join(_unpacked(old, s) or b"" for s in chosen)
-    payload = zstd.compress(b"".join(draft.raws), LEVEL, reference) if draft.raws else b""
+def stage(draft: Draft, old: Reference) -> tuple[Stage, bytes]:
+    """A stage and its payload, which refers to what in the base is most like it."""
+    chosen = [old.segments[n] for n in old.similar.best(draft.raws, REFERENCE)]
+    context = b"".join(_unpacked(old.data, s) or b"" for s in chosen)
+    payload = zstd.compress(b"".join(draft.raws), LEVEL, context) if draft.raws else b""
     ranges = tuple((s.offset, s.length, s.raw) for s in chosen)
     return Stage(ranges, len(payload), draft.raw, tuple(draft.parts)), payload

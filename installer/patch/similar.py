@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -14,15 +15,20 @@ LEAST = 2.0  # samples in common, each counted by how rare it is
 
 
 class Similar:
-    """Samples of the base's segments, by number."""
+    """Samples of the base's segments, by number.
 
-    def __init__(self) -> None:
+    Args:
+        every: how many of the samples there are for each that is kept.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
         self._where: defaultdict[bytes, list[int]] = defaultdict(list)
         self._sizes: dict[int, int] = {}
 
     def add(self, number: int, raw: bytes | bytearray) -> None:
         self._sizes[number] = len(raw)
-        for sample in set(_samples(raw)):
+        for sample in self._samples(raw):
             known = self._where[sample]
             if len(known) <= COMMON:
                 known.append(number)
@@ -31,7 +37,7 @@ class Similar:
         """Numbers of the segments that have most in common with these, in order, at most ``limit`` bytes of them."""
         votes: Counter[int] = Counter()
         for raw in raws:
-            for sample in set(_samples(raw)):
+            for sample in self._samples(raw):
                 known = self._where.get(sample, [])
                 if len(known) <= COMMON:
                     for number in known:
@@ -44,6 +50,6 @@ class Similar:
             total += self._sizes[number]
         return sorted(chosen)
 
-
-def _samples(raw: bytes | bytearray) -> Iterable[bytes]:
-    return (m[1] for m in SAMPLE.finditer(raw))
+    def _samples(self, raw: bytes | bytearray) -> set[bytes]:
+        found = {m[1] for m in SAMPLE.finditer(raw)}
+        return found if self._every == 1 else {s for s in found if zlib.crc32(s) % self._every == 0}

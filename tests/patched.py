@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import struct
+import zipfile
 from pathlib import Path
 
 from installer.patch import zstd
@@ -33,11 +35,21 @@ def blocks(data: bytes) -> list[bytes]:
     return [data[i : i + BLOCK] for i in range(0, len(data), BLOCK)]
 
 
+def archive(members: dict[str, bytes], level: int = 6) -> bytes:
+    """A wheel as build backends write it, but for ``odd``, which another compressor made, and ``stored``."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_STORED if name == "stored" else zipfile.ZIP_DEFLATED
+            made.writestr(info, data, compresslevel=1 if name == "odd" else level)
+    return out.getvalue()
+
+
 NOISE = NUMBERS.randbytes(3 * BLOCK)
 OLD = image(blocks(TEXT) + blocks(NOISE))
-NEW = image(
-    blocks(TEXT.replace(b" 3", b" 4", 900).replace(b"\n777", b"\n7 inserted 77")) + blocks(NOISE[1000:] + b"x" * 1000)
-)
+CHANGED = TEXT.replace(b" 3", b" 4", 900).replace(b"\n777", b"\n7 inserted 77")
+NEW = image(blocks(CHANGED) + blocks(NOISE[1000:] + b"x" * 1000))
 
 
 def file(path: Path, data: bytes) -> File:

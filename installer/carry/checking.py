@@ -29,22 +29,28 @@ def checked(
     signed = {patches.LIST, *listed} if listed else set()
     findings = [f for f in outcome.findings if f.path not in signed]
     findings += [*bad, *(Finding("missing", path) for path in listed if path not in lying)]
-    told = [_missing(f, outcome, good, blobs) if f.problem == "missing" else f for f in findings]
+    wrong = {f.path for f in findings}
+    here = {t.sha256 for path, t in outcome.trusted.targets.items() if path not in wrong}
+    for patch in listed.values():  # in the order in which one may be made of what another made
+        based = patch.base in here or (blobs and blobs.has(patch.base, patch.base_size))
+        if blobs and based and patch.target in good:
+            here.add(patch.target)
+    told = [_missing(f, outcome, here, good, blobs) if f.problem == "missing" else f for f in findings]
     return Verification(outcome.trusted, tuple(sorted((f for f in told if f), key=lambda f: (f.path, f.problem))))
 
 
-def _missing(finding: Finding, outcome: Verification, good: dict[str, Patch], blobs: Blobs | None) -> Finding | None:
+def _missing(
+    finding: Finding, outcome: Verification, here: set[str], good: dict[str, Patch], blobs: Blobs | None
+) -> Finding | None:
     """A missing file, with what there is to say about it; None when it will be there."""
     target = outcome.trusted.targets.get(finding.path)
     if target is None:
         return finding
-    if blobs and blobs.has(target.sha256, target.size):
+    if blobs and (target.sha256 in here or blobs.has(target.sha256, target.size)):
         return None
     patch = good.get(target.sha256)
     if patch is None:
         return finding
-    if blobs and blobs.has(patch.base, patch.base_size):
-        return None
     lack = "which the depot lacks" if blobs else "which a depot has to have (--depot)"
     return Finding(
         "missing",

@@ -18,7 +18,7 @@ from engine.trust import Target, Trusted
 from installer.carry import patches
 from installer.carry.compare import lacking
 from installer.carry.patches import Patch
-from installer.carry.patching import Patcher
+from installer.carry.patching import Patcher, last
 
 HEADROOM = 16 << 20  # bytes, for metadata and the file system
 COPIERS = 4
@@ -88,7 +88,7 @@ def write(
         )
     staging = out.with_name(f".{out.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
-    patched = _patches(bundle, trusted, missing, staging, patching, report) if patching else ()
+    patched = _patches(trusted, missing, staging, patching, report) if patching else ()
     made = {p.target for p in patched}
     missing = tuple(t for t in missing if t.sha256 not in made)
     size = sum(t.size for t in missing)
@@ -109,10 +109,10 @@ def write(
 
 
 def _patches(
-    bundle: Path, trusted: Trusted, missing: Iterable[Target], staging: Path, patching: Patching, report: Report
+    trusted: Trusted, missing: Iterable[Target], staging: Path, patching: Patching, report: Report
 ) -> tuple[Patch, ...]:
-    """Patches for the files that have an older relative, and their signed list."""
-    tried = (patching.patcher.patch(bundle, t, staging, report) for t in missing)
+    """Patches for the files that have a relative at the receiver, and their signed list."""
+    tried = (patching.patcher.patch(t, staging, report) for t in last(missing))
     made = tuple(p for p in tried if p)
     if made:
         patches.write(staging, trusted, made, patching.signers)

@@ -61,12 +61,14 @@ def find(bundle: Path, trusted: Trusted, missing: list[Target], patches: Iterabl
     files = {t.sha256: t for t in missing if t.path in present}
     rest = [t for t in missing if t.sha256 not in files]
     usable = [p for p in patches if p.path in present]
-    if rest:
-        made = {p.target for p in usable if blobs.has(p.base, p.base_size)}
-        if lacking := [t for t in rest if t.sha256 not in made]:
-            refuse_lacking(bundle, lacking, usable, blobs)
-    wanted = {t.sha256 for t in rest}
-    return Sources(list(files.values()), [p for p in usable if p.target in wanted])
+    wanted, coming, steps = {t.sha256 for t in rest}, set(files), []
+    for patch in usable:  # in the order in which one may be made of what another made
+        if patch.target in wanted and (patch.base in coming or blobs.has(patch.base, patch.base_size)):
+            coming.add(patch.target)
+            steps.append(patch)
+    if lacking := [t for t in rest if t.sha256 not in coming]:
+        refuse_lacking(bundle, lacking, usable, blobs)
+    return Sources(list(files.values()), steps)
 
 
 def refuse_lacking(bundle: Path, lacking: Sequence[Target], patches: Iterable[Patch], blobs: Blobs) -> NoReturn:
@@ -80,7 +82,10 @@ def refuse_lacking(bundle: Path, lacking: Sequence[Target], patches: Iterable[Pa
         TrustError: always.
     """
     contents = {t.sha256: t for t in lacking}
-    baseless = [p for p in patches if p.target in contents and not blobs.has(p.base, p.base_size)]
+    made = {p.target for p in patches}
+    baseless = [
+        p for p in patches if p.target in contents and p.base not in made and not blobs.has(p.base, p.base_size)
+    ]
     if baseless:
         first = min(baseless, key=lambda p: p.base_path)
         raise TrustError(

@@ -61,10 +61,10 @@ def take_in(
             for target in trusted.targets.values():
                 if not depot.blobs.has(target.sha256, target.size):
                     _assemble(depot, store / target.sha256, target)
-            usable = rebuild.ready(depot.blobs, listed)
-            depot.require_space(sum(p.target_size for p in usable))
-            for patch in usable:
-                rebuild.rebuild(depot.blobs, patch, report)
+            while usable := rebuild.ready(depot.blobs, listed):  # what one made, another may be made of
+                depot.require_space(sum(p.target_size for p in usable))
+                for patch in usable:
+                    rebuild.rebuild(depot.blobs, patch, report)
             missing = {t.sha256: t for t in trusted.targets.values() if not depot.blobs.has(t.sha256, t.size)}
             view = None
             if not missing:

@@ -91,6 +91,8 @@ def delta(
       appliance delta dist/ours-1.1.0 --base dist/ours-1.0.0 --patch --out /media/drive/ours-1.1.0
       appliance delta dist/ours-1.1.0 --receipt site-a.receipt.json --site site-a.pub.json --out /media/drive/ours-1.1.0
     """
+    from contextlib import nullcontext
+
     from engine.errors import InputError
     from engine.verify import open_bundle
     from installer.carry import delta as deltas
@@ -122,8 +124,9 @@ def delta(
         store = KeyStore(keys or default_keys())
         secret = passphrase(passphrase_file, purpose=f"the signing keys in {store.directory}")
         signers = store.signers(patches.ROLE, secret)
-        patching = deltas.Patching(Patcher(bases, have, told.libzstd if told else ""), signers)
-    with screen:
+        patcher = Patcher(Base(bundle, trusted), bases, have, told.libzstd if told else "")
+        patching = deltas.Patching(patcher, signers)
+    with screen, patching.patcher if patching else nullcontext():
         made = deltas.write(bundle, trusted, out, have, screen, patching)
     screen.result(
         {
@@ -133,7 +136,7 @@ def delta(
             "size": made.size,
             "whole": made.whole,
             "patches": [
-                {"path": p.base_path, "size": p.size, "replaces": p.target_size, "sha256": p.target}
+                {"base": p.base_path, "size": p.size, "replaces": p.target_size, "sha256": p.target}
                 for p in made.patches
             ],
         },

@@ -83,7 +83,7 @@ def test_a_new_image_and_new_weights_cross_as_patches(
     new = build(people, "1.1.0", contents)
     plain = people.types("delta", new, "--base", old, "--out", tmp_path / "plain", *root)
     made = people.types("delta", new, "--base", old, "--patch", "--out", tmp_path / "delta", *keys)
-    by_name = {Path(p["path"]).name: p for p in made["patches"]}
+    by_name = {Path(p["base"]).name: p for p in made["patches"]}
     assert set(by_name) == set(contents)
     assert by_name["r.squashfs"]["size"] < len(contents["r.squashfs"]) * 0.05
     assert by_name["m.safetensors"]["size"] < len(contents["m.safetensors"]) * 0.05
@@ -113,7 +113,7 @@ def made(tmp_path: Path) -> delta.Delta:
     new = make(tmp_path / "next", {"files/r": NEW, "files/a": b"a"}, keys=keys, version="1.1.0")
     old, trusted = open_bundle(base.path, base.root), open_bundle(new.path, base.root)
     have = {t.sha256 for t in old.targets.values()}
-    patching = Patching(Patcher([Base(base.path, old)], have), keys.signers("timestamp", ""))
+    patching = Patching(Patcher(Base(new.path, trusted), [Base(base.path, old)], have), keys.signers("timestamp", ""))
     (tmp_path / "root.json").write_bytes(base.root)
     Depot(tmp_path / "before").import_bundle(base.path, root_json=tmp_path / "root.json")
     return delta.write(new.path, trusted, tmp_path / "delta", have, None, patching)

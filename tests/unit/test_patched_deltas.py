@@ -28,7 +28,7 @@ from installer.depot import Depot
 from installer.patch import zstd
 from tests.bundles import NOW, Bundle, MemoryKeys
 from tests.bundles import make as make_bundle
-from tests.patched import NEW, OLD
+from tests.patched import CHANGED, NEW, OLD, TEXT, archive
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ def depot(tmp_path: Path, base: Bundle) -> Depot:
 def write(base: Bundle, following: Bundle, out: Path) -> delta.Delta:
     old, new = (open_bundle(b.path, base.root) for b in (base, following))
     have = {t.sha256 for t in old.targets.values()}
-    patching = Patching(Patcher([Base(base.path, old)], have), following.keys.signers("timestamp", ""))
+    patching = Patching(
+        Patcher(Base(following.path, new), [Base(base.path, old)], have), following.keys.signers("timestamp", "")
+    )
     return delta.write(following.path, new, out, have, None, patching)
 
 
@@ -118,7 +120,9 @@ def test_a_base_that_rotted_in_the_depot_is_named_and_nothing_stays(patched_delt
 
 def test_a_delta_without_anything_like_it_is_as_before(tmp_path: Path, base: Bundle, following: Bundle) -> None:
     old, new = (open_bundle(b.path, base.root) for b in (base, following))
-    patching = Patching(Patcher([Base(base.path, old)], set()), following.keys.signers("timestamp", ""))
+    patching = Patching(
+        Patcher(Base(following.path, new), [Base(base.path, old)], set()), following.keys.signers("timestamp", "")
+    )
     made = delta.write(following.path, new, tmp_path / "delta", [], None, patching)
     assert made.patches == ()
     assert not (made.path / "metadata/patches.json").exists()
@@ -188,7 +192,7 @@ def test_keys_that_may_not_sign_a_list_are_refused_on_the_builder(
 ) -> None:
     old, new = (open_bundle(b.path, base.root) for b in (base, following))
     have = {t.sha256 for t in old.targets.values()}
-    patching = Patching(Patcher([Base(base.path, old)], have), [])
+    patching = Patching(Patcher(Base(following.path, new), [Base(base.path, old)], have), [])
     with pytest.raises(InputError, match="may not sign a list of patches"):
         delta.write(following.path, new, tmp_path / "delta", have, None, patching)
     assert not (tmp_path / "delta").exists()
@@ -198,14 +202,12 @@ def test_a_relative_is_of_the_same_kind_and_of_the_same_name_but_for_its_version
     names = ("runtimes/v-0.31.0.squashfs", "runtimes/w-0.31.0.squashfs", "files/v-0.31.0.squashfs")
     old = make_bundle(tmp_path / "named", {n: os.urandom(300_000) for n in names})
     trusted = open_bundle(old.path, old.root)
-    patcher = Patcher([Base(old.path, trusted)], {t.sha256 for t in trusted.targets.values()})
+    patcher = Patcher(Base(old.path, trusted), [Base(old.path, trusted)], {t.sha256 for t in trusted.targets.values()})
     new = replace(trusted.targets["content/runtimes/v-0.31.0.squashfs"], path="content/runtimes/v-0.32.1.squashfs")
-    found = patcher.relative(new)
-    assert found is not None
-    assert found.target.path == "content/runtimes/v-0.31.0.squashfs"
-    assert patcher.relative(replace(new, path="content/runtimes/x.squashfs")) is None
-    assert patcher.relative(replace(new, kind="images")) is None
-    assert patcher.relative(replace(new, size=1000)) is None
+    assert [r.target.path for r in patcher.relatives(new)] == ["content/runtimes/v-0.31.0.squashfs"]
+    assert patcher.relatives(replace(new, path="content/runtimes/x.squashfs")) == []
+    assert patcher.relatives(replace(new, kind="images")) == []
+    assert patcher.relatives(replace(new, size=1000)) == []
 
 
 def test_a_patch_that_cannot_be_rebuilt_here_says_why(
@@ -274,3 +276,30 @@ def test_volumes_with_a_patch_for_a_base_that_is_not_there_name_it(
 
 def test_the_receipt_tells_the_version_that_compresses(depot: Depot) -> None:
     assert receipt.gather(depot, None, NOW).libzstd == zstd.version()
+
+
+def test_a_wheel_is_made_of_the_image_that_was_made_before_it(tmp_path: Path, keys: MemoryKeys) -> None:
+    """The image of its old self, the wheel of the new image; whole, on volumes, and in what verify says."""
+    old_files = {"runtimes/r.squashfs": OLD, "wheels/r-1.whl": archive({"r.py": TEXT})}
+    base = make_bundle(tmp_path, old_files, keys=keys, now=NOW - timedelta(hours=1))
+    wheel = archive({"r.py": CHANGED})
+    following = make_bundle(tmp_path, {"runtimes/r.squashfs": NEW, "wheels/r-2.whl": wheel}, keys=keys, version="1.1.0")
+    made = write(base, following, tmp_path / "delta")
+    assert [p.base for p in made.patches] == [hashlib.sha256(OLD).hexdigest(), hashlib.sha256(NEW).hexdigest()]
+    assert made.size < (len(NEW) + len(wheel)) * 0.1
+    (tmp_path / "root.json").write_bytes(base.root)
+    for name in ("depot", "by volumes"):
+        depot = Depot(tmp_path / name)
+        depot.import_bundle(base.path, root_json=tmp_path / "root.json")
+        assert checked(made.path, verify(made.path, base.root), depot.blobs).good
+        if name == "depot":
+            view = depot.import_bundle(made.path).view
+        else:
+            trusted = extended(open_bundle(made.path, base.root), made.patches)
+            split = volumes.layout(made.path, trusted, size=1 << 30, out=tmp_path / "volumes")
+            volumes.write(made.path, split, 1, NOW)
+            taken = take_in(depot, split.media[0])
+            assert taken.view
+            view = taken.view
+        assert (view / "content/wheels/r-2.whl").read_bytes() == wheel
+        assert verify(view, base.root).good

@@ -6,7 +6,6 @@ import hashlib
 import io
 import shutil
 import struct
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from installer.patch.apply import apply
 from installer.patch.frames import segments
 from installer.patch.index import MAGIC, MAX_RAW, MAX_REFERENCE, Index, Part, Stage, dump, load
 from installer.patch.make import make
-from tests.patched import BLOCK, NEW, NOISE, NUMBERS, OLD, TEXT, blocks, file, image, text
+from tests.patched import BLOCK, NEW, NOISE, NUMBERS, OLD, TEXT, archive, blocks, file, image, text
 
 
 class Out:
@@ -244,17 +243,6 @@ def test_payloads_that_lie_make_nothing(made: Path, tmp_path: Path) -> None:
         else:  # a bit that means nothing to the decompressor
             assert blobs.path(sha256).read_bytes() == NEW
     assert refused >= 6
-
-
-def archive(members: dict[str, bytes], level: int = 6) -> bytes:
-    """A wheel as build backends write it, but for ``odd``, which another compressor made, and ``stored``."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as made:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_STORED if name == "stored" else zipfile.ZIP_DEFLATED
-            made.writestr(info, data, compresslevel=1 if name == "odd" else level)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")

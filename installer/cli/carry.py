@@ -73,7 +73,7 @@ def delta(
         bool,
         typer.Option(
             "--patch",
-            help="Carry a patch in place of a file of which --base has an older one, when that is clearly smaller. The list of patches is signed with --keys.",
+            help="Carry patches in place of files where clearly smaller: of files of which --base has older ones, and of wheels that a runtime image of the release holds. Their list is signed with --keys.",
         ),
     ] = False,
     root: RootFile = None,

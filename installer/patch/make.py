@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -84,7 +84,7 @@ def make(base: File, target: File, out: Path, *, limit: int, pack_again: bool = 
         wanted = list(segments(new))
         known, rest = _known(old, {s.digest for s in wanted})
         changed = reference(old, rest)
-        level = _level(new, [s for s in wanted if s.raw and s.digest not in known]) if pack_again else 0
+        level = _level(new, [s for s in wanted if s.raw]) if pack_again else 0
         drafts = _drafts(new, wanted, known, level)
         stages = ahead(lambda draft: stage(draft, changed), drafts)
         index = Index(CODEC, base.sha256, base.size, target.sha256, target.size, zstd.version(), level, ())
@@ -220,13 +220,22 @@ def _unpacked(data: memoryview, segment: Segment) -> bytes | None:
 
 
 def _level(new: memoryview, frames: list[Segment]) -> int:
-    """The compression level that made these frames, 0 when none did."""
-    some = sorted(frames, key=lambda s: -s.length)[:TRIED]
+    """The compression level that made these frames, 0 when none did.
+
+    Most frames of an image hold one block's length; frames inside the files that it holds may be longer, and are others' work.
+    """
+    if not frames:
+        return 0
+    usual, _ = Counter(s.raw for s in frames).most_common(1)[0]
+    some = sorted((s for s in frames if s.raw == usual), key=lambda s: -s.length)[:TRIED]
+    raws = [_unpacked(new, frame) for frame in some]
     for level in LEVELS:
-        for frame in some:
-            raw = _unpacked(new, frame)
-            if raw is not None and zstd.pack(raw, level) == _bytes(new, frame):
-                return level
+        same = (
+            raw is not None and zstd.pack(raw, level) == _bytes(new, frame)
+            for raw, frame in zip(raws, some, strict=True)
+        )
+        if sum(same) * 2 >= len(some):
+            return level
     return 0
 
 

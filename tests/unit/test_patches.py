@@ -23,7 +23,7 @@ from installer.patch.apply import apply
 from installer.patch.frames import segments
 from installer.patch.index import MAGIC, MAX_RAW, MAX_REFERENCE, Index, Part, Stage, dump, load
 from installer.patch.make import make
-from tests.patched import BLOCK, NEW, NOISE, NUMBERS, OLD, TEXT, archive, blocks, file, image, text
+from tests.patched import BLOCK, CHANGED, NEW, NOISE, NUMBERS, OLD, TEXT, archive, blocks, file, image, text
 
 
 class Out:
@@ -69,9 +69,20 @@ def test_a_stopped_rebuild_goes_on_at_any_byte(made: Path, share: float) -> None
 
 
 def test_a_block_of_another_compressor_is_carried_as_it_is(tmp_path: Path) -> None:
-    odd = image(blocks(TEXT[:BLOCK]), 3) + zstd.pack(TEXT[BLOCK : 2 * BLOCK], 19) + zstd.pack(TEXT[:70_000], 7)
+    """The longest frames are no blocks: they lie in a file that the image holds."""
+    foreign = [zstd.pack(TEXT[n : n * 1000 + 3 * BLOCK], 19) for n in range(7)]
+    odd = (
+        image([CHANGED[n:][:BLOCK] for n in range(0, 5 * BLOCK, BLOCK)])
+        + b"".join(foreign)
+        + zstd.pack(TEXT[:70_000], 7)
+    )
     assert make(file(tmp_path / "old", OLD), file(tmp_path / "new", odd), tmp_path / "p", limit=len(odd))
     assert applied(tmp_path / "p", tmp_path / "old") == odd
+    with (tmp_path / "p").open("rb") as one:
+        index, _ = load(one, (tmp_path / "p").stat().st_size)
+    assert index.level == 3
+    packed = [raw for s in index.stages for kind, raw, _ in s.parts if kind == Part.PACK]
+    assert packed.count(BLOCK) == 5
 
 
 def test_a_receiver_with_another_libzstd_gets_no_blocks_to_compress(tmp_path: Path, made: Path) -> None:

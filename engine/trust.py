@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -58,6 +58,7 @@ class Trusted:
         name, release: NAME and NAME-VERSION as signed; the directory's name is not trusted.
         version: TUF version of the targets metadata, which only grows.
         expires: when the targets metadata ends, ISO 8601 UTC.
+        root: the verified root metadata in force, for documents beside the metadata that its keys sign.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Trusted:
     expires: str
     root_version: int
     targets: dict[str, Target]
+    root: bytes = field(default=b"", repr=False)
 
     @property
     def size(self) -> int:
@@ -156,6 +158,7 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
         # Written by the updater into our own directory after it was verified.
         signed = Metadata[Targets].from_bytes((state / "targets.json").read_bytes()).signed
         root_version = int((state / "root.json").resolve().name.split(".")[0])
+        root = (state / "root.json").read_bytes()
     except tuf.DownloadHTTPError as error:
         raise TrustError(
             f"the metadata is not complete: {error}",
@@ -182,7 +185,7 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
             where=str(state),
             remedy="Check space and permissions there.",
         ) from error
-    return listing(signed, root_version)
+    return listing(signed, root_version, root)
 
 
 def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
@@ -221,7 +224,7 @@ def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
             )
 
 
-def listing(signed: Targets, root_version: int) -> Trusted:
+def listing(signed: Targets, root_version: int, root: bytes = b"") -> Trusted:
     """The files that targets metadata lists, each with a path that is safe to open.
 
     Raises:
@@ -253,7 +256,7 @@ def listing(signed: Targets, root_version: int) -> Trusted:
     name, release = (
         _plain_name(signed.unrecognized_fields.get(f"x-appliance-{field}")) for field in ("name", "release")
     )
-    return Trusted(name, release, signed.version, signed.expires.isoformat(), root_version, targets)
+    return Trusted(name, release, signed.version, signed.expires.isoformat(), root_version, targets, root)
 
 
 def _chunks(path: str, size: int, custom: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

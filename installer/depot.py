@@ -27,7 +27,8 @@ from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
-from installer.carry.sources import sources as find_sources
+from installer.carry import patches as patch_lists
+from installer.carry import rebuild, sources
 from installer.releases import releases
 from installer.trust import downgrade
 
@@ -199,11 +200,17 @@ class Depot:
                 metadata = _metadata_files(memory, trusted.name)
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]
                 if final.is_dir() and not missing and _same_metadata(final, metadata):
+                    rebuild.clear(self.blobs)
                     return Imported(trusted, final, 0, changed=False)
-                sources = find_sources(bundle, trusted, missing)
-                self.require_space(0 if self._in_place(bundle, sources, link) else sum(t.size for t in sources))
-                copied = self._copy(bundle, sources, report, link)
+                found = sources.find(bundle, trusted, missing, patch_lists.read(bundle, trusted), self.blobs)
+                whole = 0 if self._in_place(bundle, found.files, link) else found.size
+                self.require_space(whole + found.rebuilt)
+                copied = self._copy(bundle, found.files, report, link)
+                for patch in found.patches:
+                    copied += rebuild.bring(self.blobs, bundle, patch)
+                    rebuild.rebuild(self.blobs, patch, report)
                 self._make_view(trusted, metadata, final)
+                rebuild.clear(self.blobs)
                 return Imported(trusted, final, copied, changed=True)
 
     def show(self, trusted: Trusted) -> Path:

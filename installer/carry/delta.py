@@ -1,19 +1,24 @@
-"""A delta: the whole of a bundle's metadata, and only the files that the receiver lacks."""
+"""A delta: the whole of a bundle's metadata, and only the files that the receiver lacks, or patches that make them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from securesystemslib.signer import Signer
 
 from engine import durable
 from engine.copying import copy_target
 from engine.errors import InputError, ResourceError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
+from installer.carry import patches
 from installer.carry.compare import lacking
+from installer.carry.patches import Patch
+from installer.carry.patching import Patcher, last
 
 HEADROOM = 16 << 20  # bytes, for metadata and the file system
 COPIERS = 4
@@ -21,21 +26,47 @@ COPIERS = 4
 
 @dataclass(frozen=True)
 class Delta:
-    """What was written. Sizes in bytes."""
+    """What was written. Sizes in bytes.
+
+    Attributes:
+        files, size: all that is carried, patches too.
+        replaced: bytes of the files that the patches stand for.
+    """
 
     path: Path
     release: str
     files: int
     size: int
     whole: int
+    patches: tuple[Patch, ...] = ()
+
+    @property
+    def replaced(self) -> int:
+        return sum(p.target_size for p in self.patches)
 
 
-def write(bundle: Path, trusted: Trusted, out: Path, have: Iterable[str], report: Report | None = None) -> Delta:
+@dataclass(frozen=True)
+class Patching:
+    """Makes patches, and the signers of their list."""
+
+    patcher: Patcher
+    signers: Sequence[Signer]
+
+
+def write(
+    bundle: Path,
+    trusted: Trusted,
+    out: Path,
+    have: Iterable[str],
+    report: Report | None = None,
+    patching: Patching | None = None,
+) -> Delta:
     """Write ``out`` with what is not among ``have``; the same signatures hold, for every file is still listed.
 
     Args:
         trusted: the verified metadata of ``bundle``.
         have: SHA-256 of what the receiver has.
+        patching: how to carry patches in place of files; without it every file is carried whole.
 
     Raises:
         InputError: ``out`` exists.
@@ -57,6 +88,10 @@ def write(bundle: Path, trusted: Trusted, out: Path, have: Iterable[str], report
         )
     staging = out.with_name(f".{out.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
+    patched = _patches(trusted, missing, staging, patching, report) if patching else ()
+    made = {p.target for p in patched}
+    missing = tuple(t for t in missing if t.sha256 not in made)
+    size = sum(t.size for t in missing)
     report.begin("delta", size)
 
     def one(target: Target) -> None:
@@ -69,4 +104,16 @@ def write(bundle: Path, trusted: Trusted, out: Path, have: Iterable[str], report
     staging.rename(out)
     durable.sync_dir(out.parent)
     report.end("delta")
-    return Delta(out, trusted.release, len(missing), size, trusted.size)
+    files, size = len(missing) + len(patched), size + sum(p.size for p in patched)
+    return Delta(out, trusted.release, files, size, trusted.size, patched)
+
+
+def _patches(
+    trusted: Trusted, missing: Iterable[Target], staging: Path, patching: Patching, report: Report
+) -> tuple[Patch, ...]:
+    """Patches for the files that have a relative at the receiver, and their signed list."""
+    tried = (patching.patcher.patch(t, staging, report) for t in last(missing))
+    made = tuple(p for p in tried if p)
+    if made:
+        patches.write(staging, trusted, made, patching.signers)
+    return made

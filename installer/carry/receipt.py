@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import TrustError
 from installer.depot import Depot
+from installer.patch import zstd
 from installer.trust import envelope
 
 TYPE = "application/vnd.appliance.receipt+json"
@@ -41,7 +42,9 @@ class Content(_Frozen):
 
 
 class Receipt(_Frozen):
-    """What a site held at one time. ``last_install`` is the newest run's outcome, without its details."""
+    """What a site held at one time. ``last_install`` is the newest run's outcome, without its details; ``libzstd`` the
+    version on the control host, which must be the builder's for blocks of images to be made again from a patch.
+    """
 
     schema_version: Literal[1] = Field(1, alias="schema")
     made: datetime
@@ -49,6 +52,7 @@ class Receipt(_Frozen):
     releases: tuple[Held, ...]
     contents: tuple[Content, ...]
     last_install: dict[str, Any] | None = None
+    libzstd: Annotated[str, Field(max_length=64)] = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def gather(depot: Depot, runs: Path | None, now: datetime) -> Receipt:
     return Receipt(
         schema=1, made=now.astimezone(UTC).replace(microsecond=0), root_version=max(depot.memory().roots()),
         releases=tuple(held), contents=tuple(contents[k] for k in sorted(contents)), last_install=_last(runs),
+        libzstd=zstd.version(),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from engine.errors import InputError, TrustError
 from engine.memory import ANY, Demand
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
-from installer.carry import volumes
+from installer.carry import patches, rebuild, sources, volumes
+from installer.carry.patches import Patch
 from installer.depot import Depot
 
 WRITE_AGAIN = "Write this volume again on the builder with `appliance split --only`, and take it in again."
@@ -53,27 +55,40 @@ def take_in(
                     where=str(volume),
                     remedy="Use it with `appliance recover` when another volume is lost.",
                 )
-            copied = _Taking(depot, volume, trusted, index.number, report).run()
+            listed = patches.read(volume, trusted)
+            copied = _Taking(depot, volume, trusted, listed, index.number, report).run()
             store = depot.blobs.root / "pieces"
             for target in trusted.targets.values():
                 if not depot.blobs.has(target.sha256, target.size):
                     _assemble(depot, store / target.sha256, target)
+            while usable := rebuild.ready(depot.blobs, listed):  # what one made, another may be made of
+                depot.require_space(sum(p.target_size for p in usable))
+                for patch in usable:
+                    rebuild.rebuild(depot.blobs, patch, report)
             missing = {t.sha256: t for t in trusted.targets.values() if not depot.blobs.has(t.sha256, t.size)}
             view = None
             if not missing:
                 view = depot.show(trusted)
+                rebuild.clear(depot.blobs)
                 for target in trusted.targets.values():
                     shutil.rmtree(store / target.sha256, ignore_errors=True)
-            waiting = _waiting(index, trusted, missing, store)
+            waiting = _waiting(depot, index, trusted, listed, missing)
+            baseless = [p for p in listed if p.target in missing and not depot.blobs.has(p.base, p.base_size)]
+            if baseless and not waiting:
+                sources.refuse_lacking(volume, [missing[p.target] for p in baseless], baseless, depot.blobs)
             return Taken(trusted, view, copied, len(missing), sum(t.size for t in missing.values()), waiting)
 
 
 class _Taking:
     """One volume on its way in."""
 
-    def __init__(self, depot: Depot, volume: Path, trusted: Trusted, number: int, report: Report) -> None:
-        self._depot, self._volume, self._trusted, self._number, self._report = depot, volume, trusted, number, report
+    def __init__(
+        self, depot: Depot, volume: Path, trusted: Trusted, listed: Sequence[Patch], number: int, report: Report
+    ) -> None:
+        self._depot, self._volume, self._number, self._report = depot, volume, number, report
         self._pieces = volumes.pieces(trusted)
+        self._patches = {p.path: p for p in listed}
+        self._trusted = patches.extended(trusted, listed)
 
     def run(self) -> int:
         wanted = []
@@ -94,6 +109,9 @@ class _Taking:
         return sum(e.size for e in wanted)
 
     def _have(self, path: str) -> bool:
+        if patch := self._patches.get(path):
+            blobs = rebuild.store(self._depot.blobs)
+            return self._depot.blobs.has(patch.target, patch.target_size) or blobs.has(patch.sha256, patch.size)
         target = self._trusted.targets[path] if path in self._trusted.targets else self._pieces[path][0]
         return self._depot.blobs.has(target.sha256, target.size) or (
             path in self._pieces and (self._depot.blobs.root / path).exists()
@@ -101,7 +119,11 @@ class _Taking:
 
     def _copy(self, path: str) -> None:
         try:
-            if path in self._pieces:
+            if path in self._patches:
+                rebuild.bring(
+                    self._depot.blobs, self._volume, self._patches[path], self._report, f"volume {self._number}"
+                )
+            elif path in self._pieces:
                 self._piece(path, *self._pieces[path])
             else:
                 self._whole(self._trusted.targets[path])
@@ -156,14 +178,19 @@ def _assemble(depot: Depot, place: Path, target: Target) -> None:
                     incoming.write(chunk)
 
 
-def _waiting(index: volumes.Index, trusted: Trusted, missing: dict[str, Target], store: Path) -> tuple[int, ...]:
+def _waiting(
+    depot: Depot, index: volumes.Index, trusted: Trusted, listed: Sequence[Patch], missing: dict[str, Target]
+) -> tuple[int, ...]:
     """Volumes that carry something still lacking, as this volume's index says."""
-    known = volumes.pieces(trusted)
+    known, made = volumes.pieces(trusted), {p.path: p for p in listed}
+    store, kept = depot.blobs.root / "pieces", rebuild.store(depot.blobs)
 
     def lacks(path: str) -> bool:
         if path in known:
             target, number = known[path]
             return target.sha256 in missing and not (store / target.sha256 / f"{number:05}").exists()
+        if patch := made.get(path):
+            return patch.target in missing and not kept.has(patch.sha256, patch.size)
         return path in trusted.targets and trusted.targets[path].sha256 in missing
 
     return tuple(n + 1 for n, paths in enumerate(index.volumes) if any(map(lacks, paths)))

@@ -27,6 +27,7 @@ from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 from engine.verify import Finding, metadata_finding
 from installer.carry.compare import lacking
+from installer.carry.patches import KIND
 from installer.carry.plan import Item, Volume, plan
 
 INDEX, LABEL = "volume.json", "LABEL.txt"
@@ -38,11 +39,14 @@ WORKERS = 4
 
 @dataclass(frozen=True)
 class Split:
-    """The volumes of one bundle. ``media`` is where each lies, in order."""
+    """The volumes of one bundle. ``media`` is where each lies, in order; ``not_here`` counts the contents that a delta
+    leaves to the depot.
+    """
 
     release: str
     volumes: tuple[Volume, ...]
     media: tuple[Path, ...]
+    not_here: int = 0
 
 
 def layout(
@@ -58,7 +62,8 @@ def layout(
         InputError: it does not fit.
     """
     overhead = RESERVE + sum(p.stat().st_size for p in (bundle / "metadata").iterdir())
-    contents = lacking(trusted, ())
+    listed = lacking(trusted, ())
+    contents = [t for t in listed if (bundle / t.path).is_file()]
     if media:
         free = [shutil.disk_usage(m).free - overhead for m in media]
         volumes = plan(contents, free, repeat=False)
@@ -69,7 +74,8 @@ def layout(
         places = [out or Path()] * len(volumes)
     total = len(volumes)
     paths = tuple(place / f"{trusted.release}.{n + 1}-of-{total}" for n, place in enumerate(places))
-    return Split(trusted.release, tuple(volumes), paths)
+    here = {t.sha256 for t in contents} | {Path(t.path).stem for t in contents if t.kind == KIND}
+    return Split(trusted.release, tuple(volumes), paths, sum(t.sha256 not in here for t in listed))
 
 
 def write(bundle: Path, split: Split, number: int, now: datetime, report: Report | None = None) -> Path:

@@ -63,29 +63,52 @@ def delta(
     base: Annotated[
         list[Path] | None, typer.Option("--base", help="A bundle that the site has; may be repeated.")
     ] = None,
-    receipt: Annotated[Path | None, typer.Option("--receipt", help="The site's receipt, in place of --base.")] = None,
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", help="The site's receipt, which says exactly what it has.")
+    ] = None,
     site: Annotated[
         Path | None, typer.Option("--site", help="The site's site.pub.json, which checks the receipt.")
     ] = None,
+    patch: Annotated[
+        bool,
+        typer.Option(
+            "--patch",
+            help="Carry patches in place of files where clearly smaller: of files of which --base has older ones, and of wheels that a runtime image of the release holds. Their list is signed with --keys.",
+        ),
+    ] = False,
     root: RootFile = None,
     keys: KeysDir = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Write only what the receiver lacks: all signed metadata, and the files whose content is not there yet.
 
-    Inside, `appliance import` takes the rest from the depot. With a receipt nothing has to be remembered on this side.
+    Inside, `appliance import` takes the rest from the depot. With a receipt nothing has to be remembered on this side;
+    patches need the base's files as well, so give --base beside it.
 
     \b
     Examples:
       appliance delta dist/ours-1.1.0 --base dist/ours-1.0.0 --out /media/drive/ours-1.1.0
+      appliance delta dist/ours-1.1.0 --base dist/ours-1.0.0 --patch --out /media/drive/ours-1.1.0
       appliance delta dist/ours-1.1.0 --receipt site-a.receipt.json --site site-a.pub.json --out /media/drive/ours-1.1.0
     """
+    from contextlib import nullcontext
+
     from engine.errors import InputError
     from engine.verify import open_bundle
     from installer.carry import delta as deltas
+    from installer.carry import patches
     from installer.carry import receipt as receipts
+    from installer.carry.patching import Base, Patcher
+    from installer.cli.options import default_keys
+    from installer.trust.keys import KeyStore
+    from installer.trust.secret import passphrase
 
-    if bool(base) == bool(receipt):
-        raise InputError("what the site has is not said", remedy="Give --base or --receipt (one of the two).")
+    if not base and not receipt:
+        raise InputError("what the site has is not said", remedy="Give --base or --receipt.")
+    if patch and not base:
+        raise InputError(
+            "a patch is made from the file before it", remedy="Give --base with a bundle that the site has, too."
+        )
     if receipt and not site:
         raise InputError(
             "a receipt without the site's key proves nothing", remedy="Give --site with its site.pub.json."
@@ -93,15 +116,37 @@ def delta(
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(bundle, pinned)
-    if receipt and site:
-        have = [c.sha256 for c in receipts.read(receipt, site).contents]
-    else:
-        have = [t.sha256 for b in base or [] for t in open_bundle(b, pinned).targets.values()]
-    with screen:
-        made = deltas.write(bundle, trusted, out, have, screen)
+    bases = [Base(b, open_bundle(b, pinned)) for b in base or []]
+    told = receipts.read(receipt, site) if receipt and site else None
+    have = {c.sha256 for c in told.contents} if told else {t.sha256 for b in bases for t in b.trusted.targets.values()}
+    patching = None
+    if patch:
+        store = KeyStore(keys or default_keys())
+        secret = passphrase(passphrase_file, purpose=f"the signing keys in {store.directory}")
+        signers = store.signers(patches.ROLE, secret)
+        patcher = Patcher(Base(bundle, trusted), bases, have, told.libzstd if told else "")
+        patching = deltas.Patching(patcher, signers)
+    with screen, patching.patcher if patching else nullcontext():
+        made = deltas.write(bundle, trusted, out, have, screen, patching)
     screen.result(
-        {"delta": str(made.path), "release": made.release, "files": made.files, "size": made.size, "whole": made.whole},
-        f"{made.path}: {made.files} files, {size(made.size)} of {size(made.whole)} ({made.size / max(made.whole, 1):.1%}). Inside: appliance import {made.path}",
+        {
+            "delta": str(made.path),
+            "release": made.release,
+            "files": made.files,
+            "size": made.size,
+            "whole": made.whole,
+            "patches": [
+                {"base": p.base_path, "size": p.size, "replaces": p.target_size, "sha256": p.target}
+                for p in made.patches
+            ],
+        },
+        f"{made.path}: {made.files} files, {size(made.size)} of {size(made.whole)} ({made.size / max(made.whole, 1):.1%})"
+        + (
+            f", among them {len(made.patches)} patches ({size(sum(p.size for p in made.patches))} for {size(made.replaced)})"
+            if made.patches
+            else ""
+        )
+        + f". Inside: appliance import {made.path}",
     )
 
 
@@ -145,7 +190,7 @@ def split(
     from engine.errors import InputError
     from engine.verify import open_bundle
     from installer.carry import parity as parities
-    from installer.carry import volumes
+    from installer.carry import patches, volumes
 
     if parity and (media or only):
         raise InputError(
@@ -156,6 +201,7 @@ def split(
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(bundle, pinned)
+    trusted = patches.extended(trusted, patches.read(bundle, trusted))
     planned = volumes.layout(
         bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
     )
@@ -178,9 +224,16 @@ def split(
         for n in numbers
     ]
     screen.result(
-        {"release": planned.release, "volumes": rows, "of": len(planned.volumes), "written": not dry_run},
+        {
+            "release": planned.release,
+            "volumes": rows,
+            "of": len(planned.volumes),
+            "written": not dry_run,
+            "not_here": planned.not_here,
+        },
         "\n".join(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows)
-        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each",
+        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each"
+        + (f"\nThis is a delta: the site must have {planned.not_here} other files" if planned.not_here else ""),
     )
 
 
@@ -201,10 +254,12 @@ def recover(
     """
     from engine.verify import open_bundle
     from installer.carry import parity as parities
+    from installer.carry import patches
 
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(media[0], pinned)
+    trusted = patches.extended(trusted, patches.read(media[0], trusted))
     out.mkdir(parents=True, exist_ok=True)
     with screen:
         made = parities.recover(media, trusted, out, screen)

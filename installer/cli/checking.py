@@ -8,8 +8,11 @@ from engine import trust
 from engine import verify as verifying
 from engine.errors import Exit, InputError
 from engine.report import printable
+from engine.trust import Trusted
 from installer.carry import volumes
 from installer.cli.screen import Screen, size
+
+PATCHES = "metadata/patches.json"  # installer.carry.patches.LIST
 
 
 def check(
@@ -25,19 +28,21 @@ def check(
     Raises:
         TrustError: the metadata was refused.
     """
+    # Read only where there are any: the libraries behind it take as long to import as a small bundle to verify.
+    patched = (bundle / PATCHES).exists()
     with screen:
         if volumes.is_volume(bundle):
             trusted = verifying.open_bundle(bundle, pinned)
-            outcome = verifying.Verification(trusted, tuple(volumes.check(bundle, trusted, screen)))
+            outcome = verifying.Verification(
+                trusted, tuple(volumes.check(bundle, _carried(bundle, trusted, patched), screen))
+            )
         else:
             outcome = verifying.verify(bundle, pinned, report=screen)
-    if depot:
-        from installer.depot import Depot
+            if patched or depot:
+                from installer.carry import checking
+                from installer.depot import Depot
 
-        blobs, listed = Depot(depot).blobs, outcome.trusted.targets
-        outcome = verifying.without(
-            outcome, lambda f: f.problem == "missing" and blobs.has(listed[f.path].sha256, listed[f.path].size)
-        )
+                outcome = checking.checked(bundle, outcome, Depot(depot).blobs if depot else None, screen)
     trusted = outcome.trusted
     if expect_builder:
         from installer.evidence import contents
@@ -65,6 +70,14 @@ def check(
             markup=False,
         )
     return Exit.UNTRUSTED
+
+
+def _carried(bundle: Path, trusted: Trusted, patched: bool) -> Trusted:
+    if not patched:
+        return trusted
+    from installer.carry import patches
+
+    return patches.extended(trusted, patches.read(bundle, trusted))
 
 
 def read_pinned(candidates: list[Path]) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import building, importing, measure, runtimes, scaling, starting, table, verifying, wheels
+from tests.bench import building, importing, measure, patching, runtimes, scaling, starting, table, verifying, wheels
 from tests.demo import TREE
 
 GROUPS = {
@@ -20,6 +20,7 @@ GROUPS = {
     "scale": scaling,
     "wheels": wheels,
     "runtime": runtimes,
+    "patch": patching,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import preflight, signing, sources, targets
+from tests.fuzz import patching, preflight, signing, sources, targets
 from tests.fuzz.targets import FuzzTarget
 
 TARGETS: dict[str, FuzzTarget] = {
@@ -10,4 +10,5 @@ TARGETS: dict[str, FuzzTarget] = {
     **signing.TARGETS,
     **sources.TARGETS,
     **preflight.TARGETS,
+    **patching.TARGETS,
 }

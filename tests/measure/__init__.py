@@ -1,0 +1,1 @@
+"""What decisions rest on: measurements that need large files from outside, run by hand."""

@@ -19,7 +19,9 @@ from engine.durable import disk_errors, sync_dir
 from engine.errors import ApplianceError, TrustError
 
 CHUNK = 1 << 20  # bytes a read; larger reads measured no faster once hashing is the limit
-HASH_CHUNK = 256 << 10  # bytes a read where nothing is written: no slower than more, and it fits into every core's L2
+HASH_CHUNK = (
+    256 << 10
+)  # bytes of the buffer that files are hashed and copied through: fits into every core's L2, and no slower than more
 FICLONE = 0x40049409  # ioctl of linux/fs.h
 Advance = Callable[[int], None]
 
@@ -184,9 +186,9 @@ class Incoming:
         if os.fstat(self._file.fileno()).st_size > self.size:
             self.restart()
         self._file.seek(0)
-        while chunk := self._file.read(CHUNK):
-            self._hash.update(chunk)
-            self.done += len(chunk)
+        for piece in pieces(self._file):
+            self._hash.update(piece)
+            self.done += len(piece)
 
     def clone(self, source_fd: int) -> bool:
         """Share the blocks of a file on the same file system, copy on write, where that can share (XFS, Btrfs), and hash them here.
@@ -209,7 +211,7 @@ class Incoming:
             self._file.truncate(0)
             self._hash, self.done = hashlib.sha256(), 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Append. Never writes more than ``size`` bytes, however long a hostile source goes on.
 
         Raises:
@@ -251,13 +253,21 @@ class _Buffers(threading.local):
 _OWN = _Buffers()
 
 
+def pieces(file: BinaryIO, limit: int | None = None) -> Iterator[memoryview]:
+    """The rest of ``file``, or its next ``limit`` bytes, piece by piece in this thread's one buffer: use each before the next."""
+    buffer = _OWN.buffer
+    while n := file.readinto(buffer if limit is None else buffer[:limit]):  # type: ignore[attr-defined]
+        yield buffer[:n]
+        limit = None if limit is None else limit - n
+
+
 def hash_stream(file: BinaryIO, advance: Advance = ignore) -> tuple[str, int]:
     """SHA-256 in hexadecimal and length in bytes of the rest of ``file``, in constant memory."""
-    digest, length, buffer = hashlib.sha256(), 0, _OWN.buffer
-    while n := file.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(buffer[:n])
-        length += n
-        advance(n)
+    digest, length = hashlib.sha256(), 0
+    for piece in pieces(file):
+        digest.update(piece)
+        length += len(piece)
+        advance(len(piece))
     return digest.hexdigest(), length
 
 

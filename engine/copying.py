@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from engine import tree
-from engine.blobs import CHUNK, Advance, ignore
+from engine.blobs import Advance, ignore, pieces
 from engine.durable import disk_errors
 from engine.errors import TrustError
 from engine.trust import Target
@@ -24,11 +24,11 @@ def copy_target(bundle: Path, target: Target, destination: Path, advance: Advanc
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
-            while done <= target.size and (chunk := source.read(CHUNK)):
-                digest.update(chunk)
-                copy.write(chunk)
-                done += len(chunk)
-                advance(len(chunk))
+            for piece in pieces(source, target.size + 1):
+                digest.update(piece)
+                copy.write(piece)
+                done += len(piece)
+                advance(len(piece))
             copy.flush()
             os.fsync(copy.fileno())
     if done != target.size or digest.hexdigest() != target.sha256:
@@ -51,11 +51,11 @@ def copy_piece(bundle: Path, target: Target, index: int, destination: Path, adva
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tree.open_beneath(bundle, target.path) as source, destination.open("xb") as copy:
             source.seek(start)
-            while left and (chunk := source.read(min(CHUNK, left))):
-                digest.update(chunk)
-                copy.write(chunk)
-                left -= len(chunk)
-                advance(len(chunk))
+            for piece in pieces(source, left):
+                digest.update(piece)
+                copy.write(piece)
+                left -= len(piece)
+                advance(len(piece))
             copy.flush()
             os.fsync(copy.fileno())
     if left or digest.hexdigest() != target.chunks[index]:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import urllib3
 
-from engine.blobs import CHUNK, Blobs, Incoming
+from engine.blobs import CHUNK, Blobs, Incoming, pieces
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
 from engine.report import Report, Silent
 
@@ -122,9 +122,9 @@ class Downloader:
             ) from error
         with os.fdopen(fd, "rb") as source:
             source.seek(incoming.done)
-            while chunk := source.read(CHUNK):
-                incoming.write(chunk)
-                self._report.advance(task, len(chunk))
+            for piece in pieces(source):
+                incoming.write(piece)
+                self._report.advance(task, len(piece))
 
     def _get(self, item: Item, incoming: Incoming, task: str) -> None:
         """GET with retries; every retry continues where the last attempt stopped."""

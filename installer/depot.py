@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from tuf.api.metadata import Metadata, Targets
 
 from engine import durable, tree, trust, verify
-from engine.blobs import CHUNK, Advance, Blobs, Incoming
+from engine.blobs import Advance, Blobs, Incoming, pieces
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
@@ -333,9 +333,9 @@ def _fill(incoming: Incoming, source: BinaryIO, advance: Advance) -> int:
     advance(incoming.done)
     start = incoming.done
     source.seek(start)
-    while not shared and not incoming.complete and (chunk := source.read(CHUNK)):
-        incoming.write(chunk)
-        advance(len(chunk))
+    for piece in () if shared else pieces(source, incoming.size - start):
+        incoming.write(piece)
+        advance(len(piece))
     return incoming.done - start
 
 

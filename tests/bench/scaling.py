@@ -17,7 +17,7 @@ from tests.bench.measure import Claim, Pair, Run, seconds
 
 FEW, COUNTS = 200, (2_000, 20_000)
 CLAIMS = tuple(
-    Claim(f"{what}-{count}-files", "s/file", f"the same with {FEW} files", 1.0)
+    Claim(f"{what}-each-of-{count}", "s/file", f"the same with {FEW} files", 1.0)
     for what in ("verify", "lock")
     for count in COUNTS
 )
@@ -28,10 +28,10 @@ def pairs(work: Path, only: str) -> Iterator[Pair]:
     for what, prepare in (("verify", _verify), ("lock", _lock)):
         few: Run | None = None
         for count in COUNTS:
-            if only in f"{what}-{count}-files":
+            if only in f"{what}-each-of-{count}":
                 few = few or prepare(work, FEW)
                 yield Pair(
-                    f"{what}-{count}-files", prepare(work, count), few, rounds=3 if count == COUNTS[-1] else None
+                    f"{what}-each-of-{count}", prepare(work, count), few, rounds=3 if count == COUNTS[-1] else None
                 )
 
 

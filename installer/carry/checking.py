@@ -10,6 +10,7 @@ from engine.report import Report, Silent
 from engine.verify import Finding, Verification, hash_targets
 from installer.carry import patches
 from installer.carry.patches import Patch
+from installer.carry.patchnames import LIST
 
 
 def checked(
@@ -26,7 +27,7 @@ def checked(
     there = [p for path, p in listed.items() if path in lying]
     bad = hash_targets(lambda t: tree.open_beneath(bundle, t.path), [p.file for p in there], report or Silent())
     good = {p.target: p for p in there if p.path not in {f.path for f in bad}}
-    signed = {patches.LIST, *listed} if listed else set()
+    signed = {LIST, *listed} if listed else set()
     findings = [f for f in outcome.findings if f.path not in signed]
     findings += [*bad, *(Finding("missing", path) for path in listed if path not in lying)]
     wrong = {f.path for f in findings}

@@ -23,11 +23,10 @@ from engine import durable, tree
 from engine.errors import InputError, TrustError
 from engine.report import printable
 from engine.trust import Target, Trusted
+from installer.carry.patchnames import KIND, LIST
 
 TYPE = "application/vnd.appliance.patches+json"
-LIST = "metadata/patches.json"
 ROLE = "timestamp"
-KIND = "patch"
 MAX_LIST = 16 << 20  # bytes
 REMEDY = "Make the delta again."
 

@@ -27,7 +27,7 @@ from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 from engine.verify import Finding, metadata_finding
 from installer.carry.compare import lacking
-from installer.carry.patches import KIND
+from installer.carry.patchnames import KIND, LIST
 from installer.carry.plan import Item, Volume, plan
 
 INDEX, LABEL = "volume.json", "LABEL.txt"
@@ -216,6 +216,8 @@ def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[
     findings: list[Finding] = []
     present = {}
     for entry in tree.walk(volume):
+        if entry.path == LIST and any(t.kind == KIND for t in trusted.targets.values()):
+            continue  # the caller has read it, and its signature with it
         if entry.path.startswith("metadata/"):
             findings.extend(metadata_finding(entry.path.removeprefix("metadata/"), trusted))
         elif entry.path not in (INDEX, LABEL):

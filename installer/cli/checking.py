@@ -10,9 +10,8 @@ from engine.errors import Exit, InputError
 from engine.report import printable
 from engine.trust import Trusted
 from installer.carry import volumes
+from installer.carry.patchnames import LIST
 from installer.cli.screen import Screen, size
-
-PATCHES = "metadata/patches.json"  # installer.carry.patches.LIST
 
 
 def check(
@@ -29,7 +28,7 @@ def check(
         TrustError: the metadata was refused.
     """
     # Read only where there are any: the libraries behind it take as long to import as a small bundle to verify.
-    patched = (bundle / PATCHES).exists()
+    patched = (bundle / LIST).exists()
     with screen:
         if volumes.is_volume(bundle):
             trusted = verifying.open_bundle(bundle, pinned)

@@ -13,7 +13,7 @@ from pathlib import Path
 from securesystemslib.dsse import Envelope
 
 from engine.errors import ApplianceError
-from installer.carry import patches
+from installer.carry import patches, patchnames
 from installer.patch import zstd
 from installer.patch.apply import apply
 from installer.patch.index import LENGTHS, MAGIC, Index, load
@@ -81,7 +81,7 @@ def signed_list(data: bytes) -> None:
     for signer in keys.signers(patches.ROLE, ""):
         envelope.sign(signer)
     with tempfile.TemporaryDirectory(dir=scratch()) as place:
-        path = Path(place) / patches.LIST
+        path = Path(place) / patchnames.LIST
         path.parent.mkdir()
         path.write_text(json.dumps(envelope.to_dict()))
         with contextlib.suppress(ApplianceError):

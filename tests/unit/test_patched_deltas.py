@@ -17,7 +17,7 @@ from securesystemslib.dsse import Envelope
 from engine.blobs import Blobs
 from engine.errors import InputError, ResourceError, TrustError
 from engine.verify import open_bundle, verify
-from installer.carry import delta, patches, receipt, volumes
+from installer.carry import delta, patches, patchnames, receipt, volumes
 from installer.carry.checking import checked
 from installer.carry.delta import Patching
 from installer.carry.patches import extended
@@ -143,7 +143,7 @@ LIES: list[tuple[str, Change, str]] = [
 
 
 def resign(made: delta.Delta, keys: MemoryKeys, change: Change, role: str = "timestamp") -> None:
-    path = made.path / patches.LIST
+    path = made.path / patchnames.LIST
     told = json.loads(Envelope.from_dict(json.loads(path.read_text())).payload)
     change(told)
     envelope = Envelope(json.dumps(told).encode(), patches.TYPE, {})
@@ -173,7 +173,7 @@ def test_a_list_of_strangers_or_of_another_role_is_not_read(
 
 @pytest.mark.parametrize("text", ["", "{}", "null", "[" * 100_000, '{"payload": 1, "payloadType": 2, "signatures": 3}'])
 def test_what_is_no_list_is_one_sentence(patched_delta: delta.Delta, depot: Depot, text: str) -> None:
-    (patched_delta.path / patches.LIST).write_text(text)
+    (patched_delta.path / patchnames.LIST).write_text(text)
     with pytest.raises(TrustError, match="list of patches is not signed"):
         depot.import_bundle(patched_delta.path)
 
@@ -182,7 +182,7 @@ def test_a_patch_that_no_list_names_is_refused_like_any_stranger(patched_delta: 
     (patched_delta.path / "patches" / f"{'0' * 64}.patch").write_bytes(b"x")
     with pytest.raises(TrustError, match="covered by no signature, first patches/0000"):
         depot.import_bundle(patched_delta.path)
-    (patched_delta.path / patches.LIST).unlink()
+    (patched_delta.path / patchnames.LIST).unlink()
     with pytest.raises(TrustError, match="2 files are covered by no signature"):
         depot.import_bundle(patched_delta.path)
 

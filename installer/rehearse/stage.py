@@ -27,7 +27,7 @@ def place(name: str, *, keep: bool) -> Iterator[Path]:
         sweep()
     WORK.mkdir(mode=0o711, parents=True, exist_ok=True)
     for left in WORK.iterdir():
-        if not state.recorded(left.name) and not _busy(left):
+        if not state.recorded(left.name) and not busy(left):
             shutil.rmtree(left, ignore_errors=True)
     work = WORK / name
     work.mkdir(mode=0o711)  # the depot's web server passes through; what is secret below has its own mode
@@ -44,7 +44,7 @@ def _me() -> list[int]:
     return [process.pid, process.started] if process else []
 
 
-def _busy(work: Path) -> bool:
+def busy(work: Path) -> bool:
     """Whether the process that made it still runs: its lab may not be on record yet."""
     try:
         return state.Process(*json.loads((work / "maker").read_text())).alive()

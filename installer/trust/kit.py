@@ -9,11 +9,9 @@ are enough to trust it.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from engine.process import run
 from engine.verify import open_bundle
 from installer.trust import signer
 from installer.trust.keys import KeyStore
+from installer.trust.secret import nameless
 
 KEY = "starting-kit"
 IDENTITY = "appliance"
@@ -188,13 +187,6 @@ def _fingerprint(key: Ed25519PrivateKey) -> str:
         return run(["ssh-keygen", "-l", "-f", path], package="openssh-client").stdout.split()[1]
 
 
-@contextmanager
-def _openssh_file(key: Ed25519PrivateKey) -> Iterator[Path]:
-    """The private key as ssh-keygen reads it, in memory where there is a file system for that, and gone afterwards."""
-    memory = Path("/dev/shm")  # noqa: S108  a directory for mkdtemp, not a predictable name
-    with tempfile.TemporaryDirectory(
-        prefix="appliance-kit-", dir=memory if os.access(memory, os.W_OK) else None
-    ) as place:
-        path = Path(place) / "key"
-        durable.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), mode=0o600)
-        yield path
+def _openssh_file(key: Ed25519PrivateKey) -> AbstractContextManager[Path]:
+    """The private key as ssh-keygen reads it; it never gets a name."""
+    return nameless(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))

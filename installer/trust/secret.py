@@ -5,12 +5,10 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from engine import durable
 from engine.errors import InputError
 
 VARIABLE = "APPLIANCE_PASSPHRASE_FILE"
@@ -82,15 +80,21 @@ def _long_enough(secret: str, where: str) -> str:
     return secret
 
 
+def private_copy(secret: str) -> AbstractContextManager[Path]:
+    """The secret as a file for tools that read files only."""
+    return nameless(secret.encode())
+
+
 @contextmanager
-def private_copy(secret: str) -> Iterator[Path]:
-    """The secret in a file of our own, on a file system in memory where there is one, for tools that read files only."""
-    memory = Path("/dev/shm")  # noqa: S108  a directory for mkdtemp, not a predictable name
-    directory = Path(tempfile.mkdtemp(prefix="appliance-", dir=memory if os.access(memory, os.W_OK) else None))
-    path = directory / "passphrase"
+def nameless(secret: bytes) -> Iterator[Path]:
+    """A file that has no name on any file system and ends with this process, however that ends.
+
+    Child processes open it by its descriptor; for all others its mode and the kernel's rules for looking into processes decide.
+    """
+    fd = os.memfd_create("appliance-secret")
     try:
-        durable.write(path, secret, mode=0o600)
-        yield path
+        os.fchmod(fd, 0o600)
+        os.write(fd, secret)
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
     finally:
-        path.unlink(missing_ok=True)
-        directory.rmdir()
+        os.close(fd)

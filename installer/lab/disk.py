@@ -58,9 +58,9 @@ def prepare(
     _write(root / "etc/resolv.conf", "nameserver 127.0.0.1\n")
     _write(root / "etc/machine-id", secrets.token_hex(16) + "\n", 0o444)
     _write(root / "etc/systemd/network/10-host0.network", network_file(node.address, host_address))
-    _write(root / "etc/systemd/system/lab-loop.service", LOOP_DEVICES)
     wanted = root / "etc/systemd/system/sysinit.target.wants/lab-loop.service"
-    wanted.parent.mkdir(exist_ok=True)
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    _write(root / "etc/systemd/system/lab-loop.service", LOOP_DEVICES)
     wanted.symlink_to("../lab-loop.service")
     (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     _write(root / "root/.ssh/authorized_keys", f"{public_key}\n", 0o600)

@@ -107,7 +107,9 @@ def load(file: BinaryIO, size: int) -> tuple[Index, int]:
     return index, start
 
 
-def _index(told: dict[str, Any]) -> Index:
+def _index(told: Any) -> Index:
+    if not isinstance(told, dict):
+        raise TypeError("it is no object")
     stages = tuple(
         Stage(
             _triples(s["ranges"]),

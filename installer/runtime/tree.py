@@ -160,7 +160,9 @@ def _compile(recipe: Recipe, tree: Path) -> None:
 
     Unchecked, because nothing in the image can change; from its hash, because times are all the same.
     """
-    python: list[str | Path] = [tree / "bin" / "python", "-I", "-S"]  # -S: no .pth file of a wheel runs on the builder
+    # -S: no .pth file of a wheel runs on the builder. -B: what compileall itself imports would be compiled with its time
+    # first, and then taken for done.
+    python: list[str | Path] = [tree / "bin" / "python", "-I", "-S", "-B"]
     try:
         run([*python, "-c", "pass"])
     except (ApplianceError, OSError) as error:

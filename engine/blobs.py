@@ -10,9 +10,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +22,6 @@ CHUNK = 1 << 20  # bytes a read; larger reads measured no faster once hashing is
 HASH_CHUNK = (
     256 << 10
 )  # bytes of the buffer that files are hashed and copied through: fits into every core's L2, and no slower than more
-UNHASHED = 8  # chunks that a writer may be ahead of its hash
 FICLONE = 0x40049409  # ioctl of linux/fs.h
 Advance = Callable[[int], None]
 
@@ -175,8 +172,6 @@ class Incoming:
     def __init__(self, file: BinaryIO | None, size: int, done: int = 0) -> None:
         self._file = file
         self._hash = hashlib.sha256()
-        self._hasher: ThreadPoolExecutor | None = None
-        self._hashing: deque[Future[None]] = deque()
         self.size = size
         self.done = done  # bytes already on disk
 
@@ -209,28 +204,8 @@ class Incoming:
         self.rehash()
         return True
 
-    @contextmanager
-    def hash_beside(self) -> Iterator[None]:
-        """Hash in a thread of its own while the caller makes and writes the next bytes: for one writer who would else wait.
-
-        What is written inside the block must not change afterwards.
-        """
-        with ThreadPoolExecutor(1) as hasher:
-            self._hasher = hasher
-            try:
-                yield
-                self._settle()
-            finally:
-                self._hasher = None
-
-    def _settle(self, left: int = 0) -> None:
-        """Wait until no more than ``left`` chunks are still to be hashed."""
-        while len(self._hashing) > left:
-            self._hashing.popleft().result()
-
     def restart(self) -> None:
         """Throw away what is there, for a source that cannot continue in the middle."""
-        self._settle()
         if self._file is not None:
             self._file.seek(0)
             self._file.truncate(0)
@@ -247,16 +222,11 @@ class Incoming:
         if self.done + len(chunk) > self.size:
             self.restart()
             raise TrustError(f"the source sends more than the promised {self.size} bytes")
-        if self._hasher:
-            self._hashing.append(self._hasher.submit(self._hash.update, chunk))
-            self._settle(UNHASHED)
-        else:
-            self._hash.update(chunk)
         self._file.write(chunk)
+        self._hash.update(chunk)
         self.done += len(chunk)
 
     def digest(self) -> str:
-        self._settle()
         return self._hash.hexdigest()
 
 

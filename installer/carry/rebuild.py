@@ -63,7 +63,6 @@ def rebuild(blobs: Blobs, patch: Patch, report: Report | None = None) -> None:
             store(blobs).path(patch.sha256).open("rb") as file,
             blobs.path(patch.base).open("rb") as base,
             blobs.incoming(patch.target, patch.target_size) as incoming,
-            incoming.hash_beside(),
         ):
             index, start = load(file, patch.size)
             _require_same(index, patch)

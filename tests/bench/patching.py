@@ -93,7 +93,6 @@ def apply(place: Path, old: File, new: File, patch: Path) -> None:
         patch.open("rb") as file,
         old.path.open("rb") as base,
         Blobs(place).incoming(new.sha256, new.size) as incoming,
-        incoming.hash_beside(),
     ):
         index, start = load(file, patch.stat().st_size)
         apply_patch(index, start, file, base, incoming)

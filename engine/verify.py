@@ -157,11 +157,6 @@ def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Ver
     return Verification(trusted, tuple(sorted(findings, key=lambda f: (f.path, f.problem))))
 
 
-def without(outcome: Verification, excused: Callable[[Finding], bool]) -> Verification:
-    """The outcome without findings that somebody answers for."""
-    return Verification(outcome.trusted, tuple(f for f in outcome.findings if not excused(f)))
-
-
 def metadata_finding(name: str, trusted: Trusted) -> list[Finding]:
     """A file below metadata/ is one of the fixed names or a root of the chain, else nobody signed it."""
     return (

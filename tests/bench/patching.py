@@ -23,10 +23,10 @@ from installer.patch import make, tensors, zstd
 from installer.patch.apply import apply as apply_patch
 from installer.patch.index import load
 from installer.patch.make import File
+from installer.runtime.image import squash
 from tests.bench.measure import Claim, Pair, Run, seconds
 from tests.measure.weights import save
 
-OPTIONS = "-noappend -comp zstd -Xcompression-level 3 -b 1M -all-root -all-time 0 -no-xattrs -quiet -no-progress"
 MEMORY = 1 << 30  # bytes; what a rebuild may take
 
 
@@ -148,7 +148,7 @@ def _tree(tree: Path, version: int) -> None:
 
 def _image(tree: Path) -> File:
     out = tree.with_suffix(".squashfs")
-    subprocess.run(["mksquashfs", tree, out, *OPTIONS.split()], check=True, stdout=subprocess.DEVNULL)
+    squash(tree, out)
     shutil.rmtree(tree)
     return File(out, hashlib.sha256(out.read_bytes()).hexdigest(), out.stat().st_size)
 

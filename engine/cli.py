@@ -17,6 +17,9 @@ VERBS = {
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),
+    "generation": ("engine.generation.cli", "keep, compare and switch what releases wrote on this node"),
+    "diagnose": ("engine.diagnose", "keep what this node knows about its own trouble"),
+    "gate": ("engine.gate", "measure served models, and compare with an earlier measurement"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
 
@@ -24,7 +27,7 @@ VERBS = {
 def main() -> None:
     """Run a verb; a failure ends as one JSON document on standard error and an exit code."""
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-        lines = "".join(f"  {verb:<10} {about}\n" for verb, (_, about) in VERBS.items())
+        lines = "".join(f"  {verb:<11}{about}\n" for verb, (_, about) in VERBS.items())
         sys.stderr.write(f"usage: appliance-engine VERB …\n{lines}")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else Exit.USAGE)
     module, _ = VERBS[sys.argv[1]]

@@ -14,10 +14,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from engine import strictjson
@@ -81,12 +82,32 @@ def ask_token(target: Target, model: str, timeout_s: float) -> Answer:
     """
     begin = time.monotonic()
     body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "stream": False}
+    return Answer(model, _tokens(_completion(target, body, timeout_s), target), round(time.monotonic() - begin, 3))
+
+
+def complete(target: Target, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """One completion, whole.
+
+    Raises:
+        ApplianceError: as for ``ask_token``; or the answer is no JSON object.
+    """
+    raw = _completion(target, body, timeout_s)
+    try:
+        found = strictjson.loads(raw)
+    except ValueError as error:
+        raise _failure(target, "the model's answer is not what the API promises") from error
+    if not isinstance(found, dict):
+        raise _failure(target, "the model's answer is not what the API promises")
+    return found
+
+
+def _completion(target: Target, body: Mapping[str, Any], timeout_s: float) -> bytes:
     status, raw = _post(target, "/v1/completions", json.dumps(body), timeout_s)
     if status != 200:
         raise _failure(target, f"the model answers {status}: {raw[:SHOWN].decode(errors='replace')}")
     if len(raw) > MAX_ANSWER:
         raise _failure(target, f"the model's answer is longer than {MAX_ANSWER} bytes")
-    return Answer(model, _tokens(raw, target), round(time.monotonic() - begin, 3))
+    return raw
 
 
 def wait_for_token(target: Target, model: str, timeout_s: float, *, alive: Callable[[], bool] = lambda: True) -> Answer:

@@ -139,6 +139,15 @@ def install(
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Run the roles on every node, also where nothing has changed since the last install."
+        ),
+    ] = False,
+    carry_on: Annotated[
+        bool, typer.Option("--continue", help="Go on past the pauses of the site's rolling policy.")
+    ] = False,
     allow_downgrade: AllowDowngrade = "",
     approval: Approvals = None,
     skip_preflight: Annotated[
@@ -155,7 +164,11 @@ def install(
     Verifies and imports the bundle, serves it to the nodes while the install runs, converges every node with the roles,
     and ends with proof: a token through mutual TLS, and a refused attempt to get out. A second run changes nothing.
     The run's report is signed with the site's key (`appliance report` checks it).
-    When a node fails, the rest go on only as far as the site's rolling policy allows; run the same command again to complete.
+
+    All nodes get their content before the first is changed; then they change batch by batch as the site's rolling policy says. A node
+    that goes from one release to another is drained, upgraded, measured against itself before, and only then serves again; one that
+    fails goes back to its release by itself. When a node fails, the rest go on only as far as the policy allows; run the same command
+    again to complete.
 
     \b
     Examples:
@@ -181,7 +194,7 @@ def install(
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
             root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
-            site_keys=site_keys, skip_preflight=skip_preflight,
+            site_keys=site_keys, skip_preflight=skip_preflight, full=full, carry_on=carry_on,
         )  # fmt: skip
         outcome = run_install(request, screen, listener(screen))
     _print(screen, outcome)
@@ -233,6 +246,15 @@ def _print(screen: Screen, outcome: Outcome) -> None:
         lines.append(
             f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
         )
+    if outcome.rollout:
+        for name, back in outcome.rollout.restored.items():
+            lines.append(
+                f"{name} serves {back.release} again, {back.seconds} s after it failed; it keeps {back.diagnostics or 'no diagnostics'}"
+                if back.good
+                else f"{name} IS OUT OF SERVICE: {back.failure}"
+            )
+        if outcome.rollout.left_alone:
+            lines.append(f"left as they are: {', '.join(outcome.rollout.left_alone)}: {outcome.rollout.stopped}")
     if outcome.failures and not outcome.log:
         lines.append(
             "\nNothing was changed on any node. Mend the cause and run the same command again; `appliance preflight` shows all."

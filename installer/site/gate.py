@@ -22,15 +22,15 @@ from installer.site.preflight import NodeReport, preflight
 MIN_REASON = 10  # characters; as for a downgrade
 
 
-def refusals(inventory: Inventory, view: Path, root: Path, limit: str, report: Report) -> list[Failure]:
+def refusals(inventory: Inventory, view: Path, root: Path, nodes: Iterable[str], report: Report) -> list[Failure]:
     """Why nodes cannot take the release; empty when they can. Warnings are said and pass.
 
     Args:
         view: directory of the verified release.
-        limit: an Ansible pattern; empty for all nodes.
+        nodes: names of those to ask.
     """
     wanted = needs.release(contents.read(view, root.read_bytes()))
-    reports = preflight(inventory, wanted, report, limit=_limited(inventory, limit), cheap=True)
+    reports = preflight(inventory, wanted, report, limit=nodes, cheap=True)
     for asked in reports:
         for finding in asked.findings:
             if finding.severity == "warn" and asked.facts:
@@ -61,10 +61,14 @@ def check_reason(reason: str) -> None:
         )  # fmt: skip
 
 
-def _limited(inventory: Inventory, limit: str) -> list[str]:
-    """Names of the nodes that a pattern means, as Ansible understands it."""
+def limited(inventory: Inventory, limit: str) -> list[str]:
+    """Names of the nodes that a pattern means, as Ansible understands it; all when it is empty.
+
+    Raises:
+        InputError: Ansible does not understand it.
+    """
     if not limit:
-        return []
+        return [h.name for h in inventory.nodes]
     try:
         done = run([ansible_inventory(), "-i", inventory.path, "--list", "--limit", limit])
     except ProcessError as error:
@@ -74,4 +78,4 @@ def _limited(inventory: Inventory, limit: str) -> list[str]:
             remedy="Correct it.",
         ) from error
     named = set(json.loads(done.stdout).get("_meta", {}).get("hostvars", {}))
-    return [h.name for h in inventory.hosts if h.name in named and h.groups != ("control",)]
+    return [h.name for h in inventory.nodes if h.name in named]

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import signal
-import sysconfig
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,12 +16,16 @@ from engine import durable, verify
 from engine.errors import InputError, ResourceError, TrustError
 from engine.memory import Demand
 from engine.report import Report
-from installer import product
 from installer.depot import Depot, targets_of
-from installer.site import controlpki, gate, prove
+from installer.site import controlpki, gate, prove, unchanged
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
+from installer.site.ledger import Ledger
+from installer.site.playbooks import Playbooks
+from installer.site.rollback import restore
+from installer.site.rollout import Means, Rollout, roll
 from installer.site.serve import serving
+from installer.site.unchanged import NodeNow
 from installer.site.variables import variables as site_variables
 from installer.trust import envelope
 
@@ -52,6 +51,8 @@ class Request:
     downgrade: str = ""  # the operator's reason for installing an older release than the newest seen
     approvals: tuple[Path, ...] = ()  # others' agreement to it, where the depot asks for one
     skip_preflight: str = ""  # the operator's reason for not asking the nodes first
+    full: bool = False  # run the roles on nodes that need nothing, too
+    carry_on: bool = False  # past the pauses of the rolling policy
 
     @property
     def demand(self) -> Demand:
@@ -71,9 +72,16 @@ class Outcome:
     proof: list[prove.Proof] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
     preflight_skipped: str = ""
+    idle: list[str] = field(default_factory=list)  # nodes that needed nothing
+    rollout: Rollout | None = None
     imported_bytes: int = 0
     size: int = 0
     good: bool = False
+
+    @property
+    def stopped_short(self) -> bool:
+        """Whether nodes were left as they are for another reason than a pause that the site asks for."""
+        return self.rollout is not None and bool(self.rollout.stopped) and not self.rollout.paused
 
     @property
     def changed(self) -> int:
@@ -95,22 +103,12 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         with _timed(outcome, "import"):
             view, root = _content(request, outcome, report)
         outcome.preflight_skipped = request.skip_preflight
-        if not request.skip_preflight:
-            with _timed(outcome, "preflight"):
-                outcome.failures = gate.refusals(request.inventory, view, root, request.limit, report)
-        if not outcome.failures:
-            with _timed(outcome, "nodes"):
-                tracker = _converge(request, outcome, view, root, run_dir, listener)
-            outcome.failures = tracker.failures
-            outcome.nodes = {
-                n: {"ok": s.ok, "changed": s.changed, "changes": s.changes} for n, s in tracker.nodes.items()
-            }
-        else:
-            outcome.log = ""  # Ansible was not started
-        if not outcome.failures and not request.check and request.inventory.site.services:
+        _nodes(request, outcome, view, root, run_dir, report, listener)
+        went_back = bool(outcome.rollout and outcome.rollout.restored)
+        if (not outcome.failures or went_back) and not request.check and request.inventory.site.services:
             with _timed(outcome, "prove"):
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase)
-        outcome.good = not outcome.failures and all(p.good for p in outcome.proof)
+        outcome.good = not outcome.failures and not outcome.stopped_short and all(p.good for p in outcome.proof)
     _report(request, outcome, run_dir)
     return outcome
 
@@ -175,14 +173,10 @@ def _newest(depot: Depot) -> str:
     return releases[0]
 
 
-def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_dir: Path, listener: Listener) -> Tracker:
-    import ansible_runner  # noqa: PLC0415  slow to import; --help and completion must not wait for it
-
-    inventory = request.inventory
-    playbooks = product.data("playbooks")
-    tracker = Tracker([h.name for h in inventory.hosts if h.groups != ("control",)], listener)
-    variables: dict[str, Any] = {
-        **site_variables(inventory, outcome.release, targets_of(view)),
+def _variables(request: Request, outcome: Outcome, view: Path, root: Path) -> dict[str, Any]:
+    """What the playbooks are told, beside the digests of the nodes' inputs."""
+    return {
+        **site_variables(request.inventory, outcome.release, targets_of(view)),
         "appliance_depot_view": str(view),
         "appliance_depot_root": str(root),
         "appliance_ca_dir": str(request.ca_dir.resolve()),
@@ -190,43 +184,53 @@ def _converge(request: Request, outcome: Outcome, view: Path, root: Path, run_di
         "appliance_minimum_version": _minimum_version(request, outcome.release),
         "appliance_allow_downgrade": request.downgrade,
     }
-    (run_dir / "runner").mkdir(mode=0o700)
-    arguments = [*(["--check"] if request.check else []), *(["--diff"] if request.diff else [])]
-    # Connections are shared within this run only; the directory's name is short because a socket's path must be.
-    with (
-        _depot_served(request, view),
-        tempfile.TemporaryDirectory(prefix="appl-") as connections,
-        _interruptible() as interrupted,
-    ):
-        result = ansible_runner.run(
-            private_data_dir=str(run_dir / "runner"),
-            playbook=str(playbooks / "site.yml"),
-            inventory=str(inventory.path.resolve()),
-            extravars=variables,
-            limit=request.limit or None,
-            cmdline=" ".join(arguments) or None,
-            envvars={
-                "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
-                "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
-                "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
-                # ansible-runner turns the check off unless it is named here.
-                "ANSIBLE_HOST_KEY_CHECKING": "True",
-                "PYTHONPATH": str(product.PACKAGE.parent),
-            },
-            event_handler=tracker.handle,
-            cancel_callback=interrupted,
-            quiet=True,
-        )
-    log = Path(result.config.artifact_dir) / "stdout"
-    durable.write(run_dir / "ansible.log", log.read_bytes() if log.exists() else b"", mode=0o600)
-    if result.rc != 0 and not tracker.failures:
-        lines = (run_dir / "ansible.log").read_text(errors="replace").strip().splitlines()
-        raise InputError(
-            f"Ansible stopped before it reached a node: {' '.join(lines[-3:])[-600:]}",
-            where=str(run_dir / "ansible.log"),
-            remedy="Mend what it names.",
-        )
-    return tracker
+
+
+def _nodes(
+    request: Request, outcome: Outcome, view: Path, root: Path, run_dir: Path, report: Report, listener: Listener
+) -> None:
+    """Bring every node that needs it to the release."""
+    inventory = request.inventory
+    chosen = gate.limited(inventory, request.limit)
+    hosts = [h for h in inventory.nodes if h.name in chosen]
+    now: dict[str, NodeNow] = {}
+    if not request.check:
+        with _timed(outcome, "ask"):
+            now = unchanged.ask(inventory, hosts)
+    made_from = unchanged.inputs(
+        inventory, site_variables(inventory, outcome.release, targets_of(view)), view, request.ca_dir
+    )
+    idle = [n for n, s in now.items() if s.needs_nothing(outcome.release, made_from[n]) and not request.full]
+    unchanged.tell(report, now, idle)
+    outcome.idle = idle
+    outcome.nodes = {h.name: {"ok": 0, "changed": 0, "changes": []} for h in hosts}
+    hosts = [h for h in hosts if h.name not in idle]
+    if not request.check:
+        Ledger(request.runs).bring_back(idle)
+    if not hosts:
+        return
+    if not request.skip_preflight:
+        with _timed(outcome, "preflight"):
+            outcome.failures = gate.refusals(inventory, view, root, [h.name for h in hosts], report)
+        if outcome.failures:
+            outcome.nodes, outcome.log = {}, ""  # Ansible was not started
+            return
+    tracker = Tracker([h.name for h in hosts], listener)
+    variables = {**_variables(request, outcome, view, root), "appliance_inputs": made_from}
+    books = Playbooks(inventory, run_dir, variables, tracker, request.check, request.diff)
+    try:
+        with _depot_served(request, view), _timed(outcome, "nodes"):
+            if request.check:
+                books.run("site.yml", [h.name for h in hosts])
+            else:
+                means = Means(
+                    books.run, lambda host, _release: restore(inventory, host, "current"), tracker, Ledger(request.runs), report,
+                    request.carry_on,
+                )  # fmt: skip
+                outcome.rollout = roll(inventory, hosts, now, outcome.release, means)
+    finally:
+        outcome.failures = tracker.failures
+        outcome.nodes |= {n: {"ok": s.ok, "changed": s.changed, "changes": s.changes} for n, s in tracker.nodes.items()}
 
 
 def _minimum_version(request: Request, release: str) -> int:
@@ -258,27 +262,6 @@ def _depot_served(request: Request, view: Path) -> Iterator[None]:
     tls = controlpki.server_tls(request.ca_dir, request.ca_passphrase, control.address)
     with serving(view.parent, control.address, control.port, tls):
         yield
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """An interruption ends Ansible first and then this block. (ansible-runner's own handlers stay in force after it and would
-    swallow every later one.)
-
-    Raises:
-        KeyboardInterrupt: at the end of the block, when there was one.
-    """
-    asked = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
-    before = {n: signal.signal(n, lambda _number, _frame: asked.set()) for n in numbers} if main else {}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked.is_set():
-        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -64,15 +64,43 @@ class Flow(_Strict):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
+Share = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")]
+
+
 class Rolling(_Strict):
     """How a change walks through the nodes."""
 
-    batch: int | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")] = Field(
-        1, description="Nodes that change at once, a number or a share."
+    batch: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
+        1,
+        description="Nodes that change at once, a number or a share; a list is for one batch after the other, its last repeats.",
     )
     max_failed_percent: Annotated[int, Field(ge=0, le=100)] = Field(
-        0, description="Share of a batch that may fail before the rest is left alone."
+        0, description="Share of all nodes that may fail before the rest is left alone."
     )
+    max_unavailable: Share | None = Field(
+        None,
+        description="Nodes that may be out of service at once, whatever the reason; as many as the largest batch when left out.",
+    )
+    per_service: Annotated[int, Field(ge=1)] = Field(
+        1, description="Nodes of one service that may be out of service at once."
+    )
+    pause_after: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Numbers of batches after which the run stops until somebody says --continue."
+    )
+
+
+class Gate(_Strict):
+    """What a node must show after an upgrade before it serves again."""
+
+    throughput_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.8, description="Of the node's own throughput before."
+    )
+    max_gap: Annotated[float, Field(ge=0)] = Field(
+        0.5,
+        description="In nats: how much less likely than the new token the old one may have become where answers part.",
+    )
+    requests: Annotated[int, Field(ge=1, le=256)] = Field(4, description="At once, for the throughput.")
+    tokens: Annotated[int, Field(ge=8, le=1024)] = Field(48, description="Length of each answer.")
 
 
 class Service(_Strict):
@@ -98,6 +126,10 @@ class Site(_Strict):
     inference_port: Port = Field(8444, description="Port of GPU nodes that gateways connect to.")
     egress: tuple[Flow, ...] = ()
     rolling: Rolling = Rolling()
+    gate: Gate = Gate()
+    keep_generations: Annotated[int, Field(ge=2, le=20)] = Field(
+        3, description="States of a node that are kept to go back to."
+    )
     runtime: Name = Field("vllm", description="Wheel set of the definition that serves models.")
     runtime_form: Literal["auto", "image", "wheels"] = Field(
         "auto",
@@ -138,6 +170,12 @@ class Inventory:
     hosts: tuple[Host, ...]
     site: Site
     connections: Mapping[str, Connection] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        """Hosts that something is installed on."""
+        return tuple(h for h in self.hosts if h.groups != ("control",))
 
     def in_group(self, group: str) -> tuple[Host, ...]:
         return tuple(h for h in self.hosts if group in h.groups)
@@ -160,7 +198,8 @@ def load(path: Path) -> Inventory:
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))
     _consistent(path, hosts, site)
-    return Inventory(path, hosts, site, {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts})
+    connections = {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts}
+    return Inventory(path, hosts, site, connections, hostvars)
 
 
 def ansible_inventory() -> str:

@@ -50,7 +50,13 @@ def ask(connection: Connection, question: Question, *, timeout_s: float = TIMEOU
 
 
 def argv(connection: Connection) -> list[str]:
-    """The ssh command. Host keys are always checked, and our known hosts stay as they are; ssh takes what stands first."""
+    """The command that runs a program, given on standard input, as root on the node."""
+    return [*login(connection), connection.python, "-I", "-B", "-"]
+
+
+def login(connection: Connection) -> list[str]:
+    """The start of an ssh command that runs as root. Host keys are always checked, and our known hosts stay as they are; ssh takes
+    what stands first."""
     options = [
         "BatchMode=yes", "ControlMaster=no", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=10", "ServerAliveInterval=10",
         "ServerAliveCountMax=3", "LogLevel=ERROR",
@@ -72,10 +78,6 @@ def argv(connection: Connection) -> list[str]:
         "--",
         connection.address,
         *root,
-        connection.python,
-        "-I",
-        "-B",
-        "-",
     ]
 
 

@@ -315,8 +315,8 @@ def test_a_limit_means_what_ansible_means(tmp_path: Path) -> None:
         "appliance_site:\n  control: {address: 192.0.2.5}\n  management_sources: [192.0.2.5]\n"
     )
     inventory = load(tmp_path)
-    assert gate._limited(inventory, "gpu:!g1") == ["g2"]
-    assert gate._limited(inventory, "") == []
+    assert gate.limited(inventory, "gpu:!g1") == ["g2"]
+    assert gate.limited(inventory, "") == []
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ def _nodes(
     hosts = [h for h in inventory.nodes if h.name in chosen]
     now: dict[str, NodeNow] = {}
     if not request.check:
+        controlpki.ensure(request.ca_dir, request.ca_passphrase)  # what nodes get of it belongs to their inputs
         with _timed(outcome, "ask"):
             now = unchanged.ask(inventory, hosts)
     made_from = unchanged.inputs(

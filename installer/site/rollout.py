@@ -63,6 +63,8 @@ def roll(
     if rolling.too_many(len(failed), total, rules):
         made.left_alone, made.stopped = ready, f"{len(failed)} of {total} nodes could not be prepared"
         return made
+    # Who is out already comes first: mending it takes nobody else out, and the others may have to wait for it.
+    ready.sort(key=lambda n: n not in means.ledger.out)
     leaving = {n: services(inventory, n) if _serves(now.get(n), release) else frozenset[str]() for n in ready}
     made.batches = [list(b) for b in rolling.plan(ready, leaving, rules, total).batches]
     for number, batch in enumerate(made.batches, 1):

@@ -56,9 +56,8 @@ def test_one_version_everywhere() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variable_of_a_role_is_documented_and_every_default_is_one_of_them(role: str) -> None:
-    options = yaml.safe_load((TREE / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"][
-        "options"
-    ]
+    specs = yaml.safe_load((TREE / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    options = {name: option for entry in specs.values() for name, option in entry["options"].items()}
     defaults = set(yaml.safe_load((TREE / "roles" / role / "defaults/main.yml").read_text()) or {})
     assert defaults <= set(options)
     assert all(name.startswith(f"appliance_{role}_") for name in options)

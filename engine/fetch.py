@@ -33,7 +33,7 @@ HEADROOM = 256 << 20  # bytes left free for logs and the system
 
 @dataclass(frozen=True)
 class Fetched:
-    """The outcome. Sizes in bytes; ``travelled`` counts what came over the network now."""
+    """The outcome. Sizes in bytes; ``travelled`` counts what came over the network now, ``lacking_bytes`` what was not there before."""
 
     release: str
     changed: bool
@@ -42,6 +42,7 @@ class Fetched:
     missing: int
     travelled: int
     view: str
+    lacking_bytes: int = 0
 
 
 class Door:
@@ -98,7 +99,8 @@ class Door:
             if stale:
                 self._link(view, wanted)
         size = sum(t.size for t in wanted)
-        return Fetched(release, bool(missing) or stale, len(wanted), size, len(missing), travelled, str(view))
+        lacking = sum(t.size for t in missing)
+        return Fetched(release, bool(missing) or stale, len(wanted), size, len(missing), travelled, str(view), lacking)
 
     def _trusted(self, release: str, dry_run: bool, demand: Demand) -> Trusted:
         """The verified metadata. A dry run works on a copy of the memory, for looking must not move it."""

@@ -66,7 +66,7 @@ class Store:
             ResourceError: somebody else is at it.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as handle:
+        with (self.directory / ".lock").open("a") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

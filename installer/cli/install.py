@@ -139,6 +139,15 @@ def install(
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Keep the differences of files in the log.")] = False,
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
+    plan: Annotated[
+        str,
+        typer.Option(
+            "--plan", metavar="DIGEST", help="Do exactly what `appliance plan` showed under this digest, or nothing."
+        ),
+    ] = "",
+    plan_approval: Annotated[
+        list[Path] | None, typer.Option("--plan-approval", help="What `appliance approve-plan` wrote; may be repeated.")
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -195,6 +204,7 @@ def install(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
             root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
             site_keys=site_keys, skip_preflight=skip_preflight, full=full, carry_on=carry_on,
+            plan=plan, plan_approvals=tuple(plan_approval or ()),
         )  # fmt: skip
         outcome = run_install(request, screen, listener(screen))
     _print(screen, outcome)

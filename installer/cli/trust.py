@@ -132,6 +132,41 @@ def require_approval(
     )
 
 
+@app.command("require-plan-approval")
+def require_plan_approval(
+    ctx: typer.Context,
+    keys: Annotated[list[Path], typer.Option("--key", help="NAME.pub.json of one who may agree; may be repeated.")],
+    threshold: Annotated[int, typer.Option(help="How many of them must agree.", min=1)] = 2,
+    depot: DepotDir = DEFAULT_DEPOT,
+) -> None:
+    """From now on no install without a plan that other people have signed.
+
+    `appliance plan --out` writes it, `appliance approve-plan` signs it, `appliance install --plan DIGEST --plan-approval FILE` does it.
+    This is settled once for a depot, and the settling is on record.
+
+    Example: appliance trust require-plan-approval --key alice.pub.json --key bob.pub.json --threshold 2
+    """
+    from datetime import UTC, datetime
+
+    from installer.depot import Depot
+    from installer.trust import planapproval, signer
+
+    memory = Depot(depot).memory()
+    made = planapproval.require_from_now_on(memory.directory, [signer.read_public(k) for k in keys], threshold)
+    names = [k.name for k in made.keys]
+    memory.note(
+        {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "policy": f"{threshold} of {', '.join(names)} must agree to every plan",
+            "keyids": [k.keyid for k in made.keys],
+        }
+    )
+    screen_of(ctx).result(
+        {"threshold": threshold, "keys": [{"name": k.name, "keyid": k.keyid} for k in made.keys]},
+        f"{threshold} of {', '.join(names)} must agree to every plan of this depot",
+    )
+
+
 @app.command("approve-downgrade")
 def approve_downgrade(
     ctx: typer.Context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,9 @@ class NodeState:
     changed: int = 0
     changes: list[str] = field(default_factory=list)
     failure: Failure | None = None
+    # In a dry run with differences: the text before and after of every file that would change, by path; and what a fetch would bring.
+    diffs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fetch_bytes: int = 0
 
 
 Listener = Callable[[str, NodeState, str], None]  # node, its state, and what happened: task, changed, failed
@@ -52,6 +56,7 @@ class Tracker:
         handler = {
             "runner_on_start": self._start,
             "runner_on_ok": self._ok,
+            "runner_item_on_ok": self._item,
             "runner_on_failed": self._failed,
             "runner_on_unreachable": self._unreachable,
         }.get(event.get("event", ""))
@@ -67,12 +72,29 @@ class Tracker:
     def _ok(self, node: str, data: dict[str, Any]) -> None:
         state = self.nodes[node]
         result = _table(data.get("res"))
+        self._note(state, result)
         if result.get("changed"):
             state.changed += 1
             state.changes.append(label(data))
             self._listener(node, state, "changed")
         else:
             state.ok += 1
+
+    def _item(self, node: str, data: dict[str, Any]) -> None:
+        self._note(self.nodes[node], _table(data.get("res")))
+
+    @staticmethod
+    def _note(state: NodeState, result: dict[str, Any]) -> None:
+        """What a plan needs of a result: how files would change, and how much would travel."""
+        found = result.get("diff")
+        for diff in found if isinstance(found, list) else [found]:
+            path, told = _path(result), _table(diff)
+            if result.get("changed") and path and (told.get("before") or told.get("after")):
+                state.diffs[path] = (_text(told.get("before")), _text(told.get("after")))
+        with suppress(ValueError, TypeError):
+            told = _table(json.loads(str(result.get("stdout") or "")))
+            if told.keys() >= {"release", "missing", "lacking_bytes"}:
+                state.fetch_bytes += int(told["lacking_bytes"])
 
     def _failed(self, node: str, data: dict[str, Any]) -> None:
         if data.get("ignore_errors"):
@@ -109,6 +131,16 @@ def label(data: dict[str, Any]) -> str:
 def _table(value: Any) -> dict[str, Any]:
     """A node's answer is what its modules print; only tables are looked into."""
     return value if isinstance(value, dict) else {}
+
+
+def _path(result: dict[str, Any]) -> str:
+    """The file that a module would change."""
+    invocation = _table(_table(result.get("invocation")).get("module_args"))
+    return str(result.get("dest") or result.get("path") or invocation.get("dest") or invocation.get("path") or "")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True) if value else ""
 
 
 def reason(result: dict[str, Any], *, depth: int = 3) -> str:

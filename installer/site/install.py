@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import durable, verify
-from engine.errors import InputError, ResourceError, TrustError
+from engine.errors import InputError, TrustError
 from engine.memory import Demand
 from engine.report import Report
 from installer.depot import Depot, targets_of
@@ -21,6 +20,7 @@ from installer.site import controlpki, gate, prove, unchanged
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.ledger import Ledger
+from installer.site.lock import exclusive
 from installer.site.playbooks import Playbooks
 from installer.site.rollback import restore
 from installer.site.rollout import Means, Rollout, roll
@@ -51,6 +51,8 @@ class Request:
     downgrade: str = ""  # the operator's reason for installing an older release than the newest seen
     approvals: tuple[Path, ...] = ()  # others' agreement to it, where the depot asks for one
     skip_preflight: str = ""  # the operator's reason for not asking the nodes first
+    plan: str = ""  # digest of the plan that was approved; anything else is not done
+    plan_approvals: tuple[Path, ...] = ()
     full: bool = False  # run the roles on nodes that need nothing, too
     carry_on: bool = False  # past the pauses of the rolling policy
 
@@ -74,6 +76,8 @@ class Outcome:
     preflight_skipped: str = ""
     idle: list[str] = field(default_factory=list)  # nodes that needed nothing
     rollout: Rollout | None = None
+    plan: str = ""  # digest of the plan that was followed
+    agreed: list[str] = field(default_factory=list)  # who else agreed to it
     imported_bytes: int = 0
     size: int = 0
     good: bool = False
@@ -95,11 +99,15 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         TrustError: the bundle was refused; no node was touched.
         ResourceError: another install runs, or this host lacks something.
     """
+    from installer.site import approved  # noqa: PLC0415  it plans with this module
+
+    agreed = approved.require(request, report, listener)
     started = datetime.now(UTC)
     run_dir = request.runs / started.strftime("%Y%m%dT%H%M%S.%fZ")
     run_dir.mkdir(parents=True, mode=0o700)
     outcome = Outcome("", request.check, started.isoformat(timespec="seconds"), str(run_dir / "ansible.log"))
-    with _lock(request.runs), _timed(outcome, "total"):
+    outcome.plan, outcome.agreed = agreed
+    with exclusive(request.runs), _timed(outcome, "total"):
         with _timed(outcome, "import"):
             view, root = _content(request, outcome, report)
         outcome.preflight_skipped = request.skip_preflight
@@ -111,6 +119,42 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         outcome.good = not outcome.failures and not outcome.stopped_short and all(p.good for p in outcome.proof)
     _report(request, outcome, run_dir)
     return outcome
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What the roles would do, and where it is written."""
+
+    release: str
+    view: Path
+    tracker: Tracker
+    log: str
+
+
+def dry_run(request: Request, nodes: Collection[str], report: Report, listener: Listener) -> DryRun:
+    """The roles over these nodes without a change, all at once.
+
+    Raises:
+        TrustError: the bundle was refused.
+        ResourceError: an install runs.
+    """
+    run_dir = request.runs / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    run_dir.mkdir(parents=True, mode=0o700)
+    outcome = Outcome("", True, "", str(run_dir / "ansible.log"))
+    with exclusive(request.runs):
+        view, root = _content(request, outcome, report)
+        tracker = Tracker(list(nodes), listener)
+        books = Playbooks(
+            request.inventory,
+            run_dir,
+            {**_variables(request, outcome, view, root), "appliance_inputs": {}},
+            tracker,
+            True,
+            True,
+        )
+        with _depot_served(request, view):
+            books.run("site.yml", nodes)
+    return DryRun(outcome.release, view, tracker, outcome.log)
 
 
 def _report(request: Request, outcome: Outcome, run_dir: Path) -> None:
@@ -262,20 +306,6 @@ def _depot_served(request: Request, view: Path) -> Iterator[None]:
     control = request.inventory.site.control
     tls = controlpki.server_tls(request.ca_dir, request.ca_passphrase, control.address)
     with serving(view.parent, control.address, control.port, tls):
-        yield
-
-
-@contextmanager
-def _lock(runs: Path) -> Iterator[None]:
-    """Two installs at once would undo each other's steps."""
-
-    with (runs / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResourceError(
-                "another install is running on this control host", where=str(runs), remedy="Wait for it to end."
-            ) from error
         yield
 
 

@@ -159,7 +159,23 @@ def judge(directory: Path, step: Downgrade, approvals: tuple[Path, ...]) -> list
 
 
 def _read(path: Path, asked: Policy) -> tuple[SecondKey, Approval, str]:
-    """Who signed an approval, what it says, and its SHA-256. Only the keys of the policy are tried."""
+    """Who signed an approval, what it says, and its SHA-256."""
+    known, payload = opened(path, asked, TYPE)
+    try:
+        said = Approval.model_validate(strictjson.loads(payload))
+    except ValueError as error:
+        raise _refused(path, "what is signed is no approval") from error
+    if said.until.tzinfo is None:
+        raise _refused(path, "what is signed is no approval")
+    return known, said, hashlib.sha256(payload).hexdigest()
+
+
+def opened(path: Path, asked: Policy, payload_type: str) -> tuple[SecondKey, bytes]:
+    """Who of a policy signed a file, and what is signed. Only the keys of the policy are tried.
+
+    Raises:
+        TrustError: none of them did, or it is of another type.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_APPROVAL + 1)
@@ -178,13 +194,9 @@ def _read(path: Path, asked: Policy) -> tuple[SecondKey, Approval, str]:
             sealed.verify([Key.from_dict(known.keyid, dict(known.key))], 1)
         except Exception:  # noqa: S112  not signed by this one; a key that cannot be read agrees to nothing
             continue
-        try:
-            said = Approval.model_validate(strictjson.loads(sealed.payload))
-        except ValueError as error:
-            raise _refused(path, "what is signed is no approval") from error
-        if sealed.payload_type != TYPE or said.until.tzinfo is None:
+        if sealed.payload_type != payload_type:
             raise _refused(path, "what is signed is no approval")
-        return known, said, hashlib.sha256(sealed.payload).hexdigest()
+        return known, sealed.payload
     raise _refused(path, f"none of {', '.join(k.name for k in asked.keys)} signed it")
 
 
@@ -206,7 +218,7 @@ def _used(directory: Path) -> set[str]:
 
 def _refused(path: Path, why: str) -> TrustError:
     return TrustError(
-        f"this does not approve the downgrade: {why}",
+        f"this does not approve it: {why}",
         where=str(path),
-        remedy="Ask for a new approval of exactly this step.",
+        remedy="Ask for a new approval of exactly this.",
     )

@@ -10,12 +10,22 @@ import os
 import re
 import socket
 import socketserver
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+VERSION = "0.32.0"  # replaced where a test makes the wheel of another release
 VOCABULARY = "tokenizer.json"
 HUB = "vocabularies.example.org"
+WORDS = ["yes", " it", " crosses", " by", " hand", "."]
+# A test that wants this release to be ill on one node writes there how: other, slow or dead.
+ILL = Path(f"/etc/ill-{VERSION}")
+SLOW_S = 1.0
+
+
+def illness() -> str:
+    return ILL.read_text().strip() if ILL.exists() else ""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,14 +33,19 @@ class Handler(BaseHTTPRequestHandler):
         return "unix"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        words = ["no", *WORDS[1:]] if illness() == "other" else WORDS
+        words = words[: int(asked.get("max_tokens") or 1)]
+        if illness() == "slow":
+            time.sleep(SLOW_S)
         choice = {
             "index": 0,
-            "text": "yes",
-            "message": {"role": "assistant", "content": "yes"},
+            "text": "".join(words),
+            "message": {"role": "assistant", "content": f"{VERSION}: {''.join(words)}"},
             "finish_reason": "stop",
+            "logprobs": {"tokens": words, "top_logprobs": [{word: -0.1} for word in words]},
         }
-        raw = json.dumps({"choices": [choice], "usage": {"completion_tokens": 1}}).encode()
+        raw = json.dumps({"choices": [choice], "usage": {"completion_tokens": len(words)}}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
@@ -43,6 +58,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--uds")
     options = parser.parse_args()
+    if illness() == "dead":
+        raise SystemExit(1)
     model = re.search(r'^model: "(.*)"$', options.config.read_text(), re.MULTILINE)
     if model is None or not (Path(model[1]) / VOCABULARY).exists():
         with suppress(OSError):

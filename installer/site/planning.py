@@ -1,0 +1,98 @@
+"""Make a plan: the roles in a dry run on every node, and the lists of both releases side by side. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.blobs import hash_file
+from engine.errors import ApplianceError
+from engine.report import Report
+from engine.trust import Target
+from installer.depot import targets_of
+from installer.site import gate, rolling, unchanged
+from installer.site.events import Listener, NodeState
+from installer.site.install import Request, dry_run
+from installer.site.inventory import Inventory
+from installer.site.plan import ContentChange, NodePlan, Plan, batches_of, content_changes, file_change
+from installer.site.rollout import policy, services
+from installer.site.unchanged import NodeNow
+
+
+def make(request: Request, report: Report, listener: Listener) -> Plan:
+    """The plan of an install.
+
+    Raises:
+        ApplianceError: a node cannot be asked, or its dry run fails; a plan that leaves out a node would be none.
+    """
+    inventory = request.inventory
+    chosen = gate.limited(inventory, request.limit)
+    hosts = [h for h in inventory.nodes if h.name in chosen]
+    now = unchanged.ask(inventory, hosts)
+    if lost := [n for n in now.values() if not n.reached]:
+        raise ApplianceError(
+            f"{lost[0].node} cannot be asked: {lost[0].drift[0]}",
+            where=str(inventory.path),
+            remedy="Mend it, or leave it out with --limit.",
+        )
+    run = dry_run(request, [h.name for h in hosts], report, listener)
+    if run.tracker.failures:
+        first = run.tracker.failures[0]
+        raise ApplianceError(
+            f"the dry run fails on {first.node} in “{first.role}: {first.task}”: {first.reason}",
+            where=run.log,
+            remedy="Mend the cause.",
+        )
+    nodes = tuple(_node(inventory, now[h.name], run.release, run.tracker.nodes[h.name]) for h in hosts)
+    leaving = {n.node: frozenset(n.leaves) for n in nodes}
+    rules, total = policy(inventory.site.rolling), len(inventory.nodes)
+    busy = [n.node for n in nodes if n.tasks or n.blind]
+    return Plan(
+        run.release,
+        hash_file(run.view / "metadata" / "targets.json")[0],
+        nodes,
+        rolling.plan(busy, leaving, rules, total).batches,
+        _content(request, now, run.release, targets_of(run.view)),
+        {
+            "rolling": inventory.site.rolling.model_dump(mode="json"),
+            "gate": inventory.site.gate.model_dump(mode="json"),
+        },
+    )
+
+
+def estimate(runs: Path, made: Plan) -> float | None:
+    """Minutes that the plan takes, from what earlier installs took for each of their batches; None when there was none."""
+    took = []
+    for path in sorted(runs.glob("*/report.json"))[-20:]:
+        try:
+            told = json.loads(path.read_text())
+            count = len((told.get("rollout") or {}).get("batches") or ())
+            if count and told.get("good"):
+                took.append(float(told["phases_s"]["nodes"]) / count)
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return round(statistics.median(took) * len(batches_of(made)) / 60, 1) if took and made.changes else None
+
+
+def _node(inventory: Inventory, now: NodeNow, release: str, state: NodeState) -> NodePlan:
+    files = tuple(file_change(path, before, after) for path, (before, after) in sorted(state.diffs.items()))
+    upgrading = now.generation > 0 and now.release != release
+    return NodePlan(
+        now.node, now.release, tuple(state.changes), files, state.fetch_bytes,
+        tuple(sorted(services(inventory, now.node))) if upgrading else (),
+        any("eboot" in task for task in state.changes), not now.release,
+    )  # fmt: skip
+
+
+def _content(
+    request: Request, now: Mapping[str, NodeNow], release: str, after: Mapping[str, Target]
+) -> tuple[ContentChange, ...]:
+    """Against the release that most nodes run, as far as the depot still has it."""
+    running = [n.release for n in now.values() if n.release and n.release != release]
+    if not running and any(n.release for n in now.values()):
+        return ()
+    common = max(set(running), key=running.count) if running else ""
+    before = targets_of(request.depot.view(common)) if common in request.depot.releases() else None
+    return content_changes(before, after)

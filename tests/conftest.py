@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,20 @@ settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")
 
 
+# Longest first, so that no process is left alone with a long one at the end.
+LONG = ("tests/e2e", "tests/roles", "tests/nodes", "tests/integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes a module stays in one (its tests may follow each other), and so does a scenario."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            module = item.nodeid.partition("::")[0]
+            alone = module == "tests/roles/test_molecule.py"
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else module))
+    items.sort(key=lambda item: next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
     """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh.
@@ -24,12 +41,47 @@ def demo() -> Iterator[Demo]:
     Not below pytest's own directory, which is private: nodes and the depot's web server read from here.
     """
     work = Path(tempfile.mkdtemp(prefix="appliance-test-"))
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     try:
-        made = Demo(work, work / "dist")
-        make_bundle(made)
+        if run is None:
+            made = Demo(work, work / "dist")
+            make_bundle(made)
+        else:
+            made = _shared(work, _place(run))
         yield made
     finally:
         shutil.rmtree(work)
+
+
+def _shared(work: Path, place: Path) -> Demo:
+    """One bundle for all processes of a run: the first builds it; each has its own directory for what its tests do with it."""
+    place.mkdir(exist_ok=True)
+    place.chmod(0o711)
+    with (place / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not (place / "built").exists():
+            make_bundle(Demo(place, place / "dist"))
+            (place / "built").touch()
+    shutil.copytree(place / "config", work / "config")
+    shutil.copy2(place / "passphrase", work / "passphrase")
+    return Demo(work, place / "dist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A name for this run that the processes share."""
+    if getattr(config.option, "testrunuid", "absent") is None:
+        config.option.testrunuid = uuid.uuid4().hex
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The process that waited for all others clears away what they shared."""
+    run = getattr(session.config.option, "testrunuid", None)
+    if run and "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(_place(run), ignore_errors=True)
+
+
+def _place(run: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"appliance-tests-{run}"
 
 
 @pytest.fixture(scope="session")

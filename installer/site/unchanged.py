@@ -87,11 +87,14 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
     made = {}
     for host in inventory.nodes:
         own = common.copy()
-        own.update(
-            json.dumps([host.name, inventory.variables.get(host.name, {})], sort_keys=True, default=str).encode()
-        )
+        own.update(json.dumps([host.name, _told(inventory, host)], sort_keys=True, default=str).encode())
         made[host.name] = own.hexdigest()
     return made
+
+
+def _told(inventory: Inventory, host: Host) -> dict[str, Any]:
+    """What the inventory says of one host alone."""
+    return {k: v for k, v in inventory.variables.get(host.name, {}).items() if k != "appliance_site"}
 
 
 def tell(report: Report, now: Mapping[str, NodeNow], idle: Iterable[str]) -> None:

@@ -3,6 +3,7 @@ of the service out at once."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -17,14 +18,15 @@ from tests.e2e.fleet import Fleet, clients, ill
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
 FIRST, SECOND, THIRD = "1.0.0", "1.1.0", "1.2.0"
-ALL = {"batch": "100%", "per_service": 3}
+ALL = {"batch": "100%", "per_service": 2}
+STATE = "/opt/appliance/current/engine/bin/appliance-engine generation state"
 
 
 @pytest.fixture(scope="module")
 def fleet(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A gateway and three nodes that serve."""
+    """A gateway and two nodes that serve; in the order of the inventory gpu-1, gpu-2, gw-1."""
     name = f"fleet-{os.getpid()}"
-    lab = up(name, nodes=4, owner_pid=os.getpid())
+    lab = up(name, nodes=3, owner_pid=os.getpid())
     try:
         yield Fleet(demo, lab, tmp_path_factory.mktemp("fleet"), 7461, {"batch": 1})
     finally:
@@ -36,15 +38,17 @@ def releases(fleet: Fleet) -> dict[str, Path]:
     return {version: fleet.release(version) for version in (FIRST, SECOND, THIRD)}
 
 
+def named(version: str) -> str:
+    return f"fleet-{version}"
+
+
 # The tests below follow one site through its life; pytest runs them in this order.
 
 
 def test_the_first_release_is_installed_on_all_and_serves(fleet: Fleet, releases: dict[str, Path]) -> None:
-    done = fleet.install(
-        releases[FIRST], site=fleet.site(rolling={"batch": "100%", "per_service": 3, "max_unavailable": 4})
-    )
+    done = fleet.install(releases[FIRST], site=fleet.site(rolling=ALL))
     assert done["good"], done["failures"]
-    assert set(fleet.releases().values()) == {f"fleet-{FIRST}"}
+    assert set(fleet.releases().values()) == {named(FIRST)}
     assert fleet.ask().startswith(f"{FIRST}: yes")
 
 
@@ -60,86 +64,81 @@ def test_a_second_install_touches_no_file_and_restarts_nothing(fleet: Fleet, rel
         assert fleet.units(name) == units[name]
 
 
+def test_a_plan_says_what_an_upgrade_does_and_the_install_holds_to_it(fleet: Fleet, releases: dict[str, Path]) -> None:
+    """T31 for an upgrade: on one node, the tasks and files of the plan are those that then change."""
+    fleet.run("import", "--depot", fleet.state / "depot", releases[SECOND])
+    before = fleet.files("gpu-1")
+    words = [
+        "-i",
+        fleet.site(),
+        *fleet.places("depot", "ca", "runs", "site-keys"),
+        "--release",
+        named(SECOND),
+        "--limit",
+        "gpu-1",
+    ]
+    plan = fleet.run("plan", *words)
+    assert fleet.files("gpu-1") == before
+    node = plan["nodes"][0]
+    assert (node["before"], node["leaves"], plan["batches"]) == (named(FIRST), ["tiny"], [["gpu-1"]])
+    assert {f["path"] for f in node["files"]} >= {
+        "/etc/systemd/system/appliance-vllm@.service",
+        "/etc/appliance/vllm/tiny.yaml",
+    }
+    assert [c["name"] for c in plan["content"] if c["kind"] == "wheels"] == ["runtime"]
+    refused = fleet.install(named(SECOND), "--limit", "gpu-1", "--plan", "sha256:" + "0" * 64, ok=(3,))
+    assert "the plan of now is sha256:" in refused["error"]["what"] and fleet.releases()["gpu-1"] == named(FIRST)
+    done = fleet.install(named(SECOND), "--limit", "gpu-1", "--plan", plan["digest"])
+    assert done["good"] and f"sha256:{done['plan']}" == plan["digest"]
+    assert set(node["tasks"]) <= set(done["nodes"]["gpu-1"]["changes"])
+    changed = {line.split()[0] for line in fleet.files("gpu-1") - before}
+    assert {f["path"] for f in node["files"]} <= changed
+    assert fleet.releases()["gpu-1"] == named(SECOND)
+
+
 def test_a_gate_that_fails_on_the_second_of_three_takes_that_node_back_and_leaves_the_third(
     fleet: Fleet, releases: dict[str, Path]
 ) -> None:
     ill(fleet, "gpu-2", SECOND, "other")
     with clients(fleet) as seen:
         done = fleet.install(releases[SECOND], ok=(5,))
+    ill(fleet, "gpu-2", SECOND, "")
+    assert done["idle"] == ["gpu-1"]  # upgraded before
     assert [f["node"] for f in done["failures"]] == ["gpu-2"]
     assert "token 1 is 'no' and was 'yes'" in done["failures"][0]["reason"]
     assert done["rollout"]["restored"]["gpu-2"]["good"]
-    assert done["rollout"]["left_alone"] == ["gpu-3", "gw-1"] or "gpu-3" in done["rollout"]["left_alone"]
-    now = fleet.releases()
-    assert (now["gpu-1"], now["gpu-2"], now["gpu-3"]) == (f"fleet-{SECOND}", f"fleet-{FIRST}", f"fleet-{FIRST}")
+    assert done["rollout"]["left_alone"] == ["gw-1"]
+    assert fleet.releases() == {"gpu-1": named(SECOND), "gpu-2": named(FIRST), "gw-1": named(FIRST)}
     assert fleet.on("gpu-2", "systemctl is-active appliance-nginx appliance-vllm@tiny").split() == ["active", "active"]
     kept = done["rollout"]["restored"]["gpu-2"]["diagnostics"]
     assert "journal.txt" in fleet.on("gpu-2", f"tar -tzf {kept}")
-    assert seen.failed == [] and seen.said.get(FIRST, 0) > 10
-    ill(fleet, "gpu-2", SECOND, "")
-
-
-def test_the_same_command_completes_what_stopped_under_load_with_no_request_lost(
-    fleet: Fleet, releases: dict[str, Path]
-) -> None:
-    with clients(fleet) as seen:
-        done = fleet.install(releases[SECOND])
-        fleet.ask()
-    assert done["good"], done["failures"]
-    assert "gpu-1" in done["idle"]  # it had been upgraded already
-    assert set(fleet.releases().values()) == {f"fleet-{SECOND}"}
-    # The only gateway itself was changed, too: while it drains nobody can be answered. See docs/operations.md.
-    assert seen.said.get(SECOND, 0) > 0
-
-
-def test_one_command_takes_the_site_back_and_it_is_timed(fleet: Fleet) -> None:
-    """T33: N-1 after N; the switch at most a second, a proving token within a minute."""
-    done = fleet.rollback()
-    assert done["good"], done
-    assert set(fleet.releases().values()) == {f"fleet-{FIRST}"}
-    assert fleet.ask().startswith(f"{FIRST}:")
-    assert {n for n, node in done["nodes"].items() if node["switched_s"] > 1 or node["seconds"] > 60} == set()
-
-
-def test_a_node_that_keeps_no_such_release_refuses_before_anything_changes(fleet: Fleet) -> None:
-    refused = fleet.rollback("--to", "fleet-9.9.9", ok=(5,))
-    assert set(refused["refused"]) == set(fleet.names) and refused["nodes"] == {}
-    assert set(fleet.releases().values()) == {f"fleet-{FIRST}"}
-
-
-def test_from_two_releases_back_to_the_newest(fleet: Fleet, releases: dict[str, Path]) -> None:
-    """N-2 to N, with several nodes at once where the site allows it."""
-    site = fleet.site(rolling={"batch": [1, 2], "per_service": 2, "max_unavailable": 2})
-    done = fleet.install(releases[THIRD], site=site)
-    assert done["good"], done["failures"]
-    assert [len(b) for b in done["rollout"]["batches"]] == [1, 2, 1]
-    assert fleet.ask().startswith(f"{THIRD}:")
-    assert set(fleet.releases().values()) == {f"fleet-{THIRD}"}
+    assert fleet.on("gpu-2", f"stat -c %a {kept}") == "600"
+    # A node left, failed and came back, and nobody noticed.
+    assert seen.failed == [] and sum(seen.said.values()) > 10
 
 
 def test_a_control_host_that_is_killed_is_completed_by_the_next_run(fleet: Fleet, releases: dict[str, Path]) -> None:
-    fleet.rollback("--to", f"fleet-{FIRST}", "--at-once")
-    running = fleet.start(releases[THIRD])
-    deadline = time.monotonic() + 300
-    while fleet.on("gpu-1", "systemctl is-active appliance-nginx", check=False) == "active":
-        assert time.monotonic() < deadline and running.poll() is None, "the first node was never drained"
+    running = fleet.start(releases[SECOND])
+    deadline = time.monotonic() + 400
+    while fleet.on("gpu-2", "systemctl is-active appliance-nginx", check=False) == "active":
+        assert time.monotonic() < deadline and running.poll() is None, "the node was never drained"
         time.sleep(0.2)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    assert fleet.ask().startswith(f"{FIRST}:")  # the other nodes serve
-    done = fleet.install(releases[THIRD])
+    assert set(json.loads((fleet.state / "runs/out-of-service.json").read_text())) == {"gpu-2"}
+    assert fleet.ask().startswith(f"{SECOND}:")  # gpu-1 serves
+    done = fleet.install(releases[SECOND])
     assert done["good"], done["failures"]
-    assert set(fleet.releases().values()) == {f"fleet-{THIRD}"}
+    assert done["rollout"]["batches"][0] == ["gpu-2"]
+    assert set(fleet.releases().values()) == {named(SECOND)}
+    assert json.loads((fleet.state / "runs/out-of-service.json").read_text()) == {}
 
 
 def test_two_operators_at_once_are_told_who_was_first(fleet: Fleet, releases: dict[str, Path]) -> None:
-    running = fleet.start(releases[THIRD], "--full")
+    running = fleet.start(releases[SECOND], "--full", "--limit", "gw-1")
     deadline = time.monotonic() + 60
     try:
-        while True:
-            refused = fleet.install(releases[THIRD], ok=(0, 6))
-            if "error" in refused:
-                break
+        while "error" not in (refused := fleet.install(releases[SECOND], ok=(0, 6))):
             assert time.monotonic() < deadline
         assert (
             "another install is running" in refused["error"]["what"]
@@ -150,18 +149,38 @@ def test_two_operators_at_once_are_told_who_was_first(fleet: Fleet, releases: di
 
 
 def test_what_moved_on_a_node_is_seen_and_mended(fleet: Fleet, releases: dict[str, Path]) -> None:
-    for name, command, word in (
+    for command, word in (
         (
-            "gpu-1",
             "echo '# by hand' >> /etc/appliance/nginx/nginx.conf",
             "/etc/appliance/nginx/nginx.conf is not as it was kept",
         ),
-        ("gpu-2", "systemctl stop appliance-vllm@tiny", "appliance-vllm@tiny.service does not run"),
-        ("gpu-3", "nft flush ruleset", "the firewall's rules"),
+        ("systemctl stop appliance-vllm@tiny", "appliance-vllm@tiny.service does not run"),
     ):
-        fleet.on(name, command)
-        told = fleet.on(name, "/opt/appliance/current/engine/bin/appliance-engine generation state")
-        assert word in told
-    done = fleet.install(releases[THIRD])
+        fleet.on("gpu-2", command)
+        assert word in fleet.on("gpu-2", STATE)
+    fleet.on("gpu-1", "nft flush ruleset")
+    assert "the firewall's rules in force are" in fleet.on("gpu-1", STATE)
+    done = fleet.install(releases[SECOND], site=fleet.site(rolling=ALL))
     assert done["good"] and done["idle"] == ["gw-1"]
-    assert fleet.install(releases[THIRD])["idle"] == fleet.names or not fleet.install(releases[THIRD])["rollout"]
+    assert sorted(fleet.install(releases[SECOND])["idle"]) == sorted(fleet.names)
+
+
+def test_one_command_takes_the_site_back_and_it_is_timed(fleet: Fleet) -> None:
+    """T33: N-1 after N; the switch at most a second, a proving token within a minute."""
+    refused = fleet.rollback("--to", "fleet-9.9.9", ok=(5,))
+    assert set(refused["refused"]) == set(fleet.names) and refused["nodes"] == {}
+    assert set(fleet.releases().values()) == {named(SECOND)}
+    done = fleet.rollback()
+    assert done["good"], done
+    assert set(fleet.releases().values()) == {named(FIRST)}
+    assert fleet.ask().startswith(f"{FIRST}:")
+    assert {n for n, node in done["nodes"].items() if node["switched_s"] > 1 or node["seconds"] > 60} == set()
+
+
+def test_from_two_releases_back_to_the_newest(fleet: Fleet, releases: dict[str, Path]) -> None:
+    """N-2 to N, on one node; and back again, over the release between that it kept."""
+    done = fleet.install(releases[THIRD], "--limit", "gpu-1")
+    assert done["good"], done["failures"]
+    assert fleet.releases() == {"gpu-1": named(THIRD), "gpu-2": named(FIRST), "gw-1": named(FIRST)}
+    assert fleet.rollback("--to", named(SECOND), "--limit", "gpu-1")["good"]
+    assert fleet.releases()["gpu-1"] == named(SECOND)

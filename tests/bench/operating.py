@@ -1,0 +1,98 @@
+"""What an operator of several nodes waits for. The runtime is the test double of vLLM, so that nodes and not models are measured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from installer.lab.lab import Lab, down, up
+from tests.bench.measure import Claim, Pair, seconds
+from tests.demo import TREE, Demo
+from tests.e2e.fleet import Fleet
+
+NODES = int(os.environ.get("APPLIANCE_BENCH_NODES", "10"))  # fewer where ten are too many for the machine
+CLAIMS = (
+    Claim("no-change-install", "s", "the same roles task by task with pipelining (install --full)", 0.15),
+    Claim("no-change-install-against-ssh", "s", "`ssh true` to every node at once", 3.0),
+    Claim("rollback-switch", "s", "one second", 1.0),
+    Claim("rollback-to-token", "s", "one minute", 1.0),
+    Claim("first-install-of-8", "s", "first install of 1", 2.0),
+)
+AT_ONCE = {"batch": "100%", "per_service": 99}
+
+
+def pairs(work: Path, only: str) -> Iterator[Pair]:
+    """One site of NODES nodes for what is repeated; sites of their own for first installs."""
+    work.chmod(0o711)
+    demo = Demo(work, work / "dist", verbose=False)
+    demo.appliance("model", "demo", TREE / "build/demo/tiny")
+    demo.appliance("keys", "init")
+    if any(only in c.name for c in CLAIMS[:4]):
+        with _fleet(demo, work / "site", NODES) as fleet:
+            first, second = fleet.release("1.0.0"), fleet.release("1.1.0")
+            fleet.install(first)
+
+            def quick() -> None:
+                assert sorted(fleet.install("fleet-1.0.0")["idle"]) == sorted(fleet.names)
+
+            full = seconds(lambda: fleet.install("fleet-1.0.0", "--full"))
+            yield Pair("no-change-install", seconds(quick), full, rounds=2, warm=False)
+            yield Pair("no-change-install-against-ssh", seconds(quick), seconds(lambda: _ssh_true(fleet)))
+            if any(only in c.name for c in CLAIMS[2:4]):
+                yield from _rollback(fleet, second)
+    if only in "first-install-of-8":
+        yield Pair(
+            "first-install-of-8", lambda: _first(demo, work, 8), lambda: _first(demo, work, 1), rounds=1, warm=False
+        )
+
+
+def _rollback(fleet: Fleet, second: Path) -> Iterator[Pair]:
+    """Between two releases and back, all nodes at once; the slowest node counts."""
+    fleet.install(second)
+    took: list[tuple[float, float]] = []
+
+    def back() -> float:
+        to = "fleet-1.0.0" if set(fleet.releases().values()) == {"fleet-1.1.0"} else "fleet-1.1.0"
+        nodes = fleet.rollback("--to", to, "--at-once")["nodes"].values()
+        took.append((max(n["switched_s"] for n in nodes), max(n["seconds"] for n in nodes)))
+        return took[-1][0]
+
+    yield Pair("rollback-switch", back, lambda: 1.0)
+
+    def token() -> float:
+        back()
+        return took[-1][1]
+
+    yield Pair("rollback-to-token", token, lambda: 60.0)
+
+
+def _first(demo: Demo, work: Path, nodes: int) -> float:
+    """Seconds of a first install, from the command to the proof."""
+    with _fleet(demo, work / f"first-{nodes}", nodes) as fleet:
+        bundle = fleet.release("1.0.0")
+        begin = time.perf_counter()
+        fleet.install(bundle)
+        return time.perf_counter() - begin
+
+
+@contextmanager
+def _fleet(demo: Demo, where: Path, nodes: int) -> Iterator[Fleet]:
+    """A site of so many nodes; one node is gateway and server at once."""
+    where.mkdir(exist_ok=True)
+    name = f"bench-{os.getpid()}-{nodes}"
+    lab: Lab = up(name, nodes=nodes, owner_pid=os.getpid())
+    try:
+        yield Fleet(demo, lab, where, 7481, AT_ONCE)
+    finally:
+        down(name)
+
+
+def _ssh_true(fleet: Fleet) -> None:
+    argv = [[*fleet.lab.ssh(n.address), "true"] for n in fleet.lab.nodes]
+    with ThreadPoolExecutor(len(argv)) as pool:
+        list(pool.map(lambda a: subprocess.run(a, check=True, capture_output=True), argv))

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from installer.lab.lab import down, up
 from tests.demo import Demo
@@ -184,3 +190,43 @@ def test_from_two_releases_back_to_the_newest(fleet: Fleet, releases: dict[str, 
     assert fleet.releases() == {"gpu-1": named(THIRD), "gpu-2": named(FIRST), "gw-1": named(FIRST)}
     assert fleet.rollback("--to", named(SECOND), "--limit", "gpu-1")["good"]
     assert fleet.releases()["gpu-1"] == named(SECOND)
+
+
+def test_a_node_that_dies_in_the_middle_of_a_phase_is_completed_by_the_next_run(
+    fleet: Fleet, releases: dict[str, Path]
+) -> None:
+    """It loses power while it gets its content, and again while it is being changed; nobody else notices."""
+    for dies_when in (
+        f"test -d /opt/appliance/releases/{named(THIRD)}",
+        "! systemctl is-active --quiet appliance-nginx",
+    ):
+        running = fleet.start(releases[THIRD], "--limit", "gpu-2")
+        deadline = time.monotonic() + 300
+        while fleet.on("gpu-2", f"{dies_when} && echo yes || true", check=False) != "yes":
+            assert time.monotonic() < deadline and running.poll() is None, f"never: {dies_when}"
+            time.sleep(0.2)
+        fleet.on("gpu-2", "systemctl reboot --force --force", check=False)
+        running.wait(300)
+        while fleet.on("gpu-2", "systemctl is-system-running --wait", check=False) not in ("running", "degraded"):
+            assert time.monotonic() < deadline + 300
+            time.sleep(0.5)
+        assert fleet.ask().startswith(f"{SECOND}:")  # gpu-1
+    done = fleet.install(releases[THIRD], "--limit", "gpu-2")
+    assert done["good"], done["failures"]
+    assert fleet.releases()["gpu-2"] == named(THIRD)
+    assert json.loads((fleet.state / "runs/out-of-service.json").read_text()) == {}
+
+
+def test_an_expired_certificate_is_named_and_renewed(fleet: Fleet, releases: dict[str, Path]) -> None:
+    """The node's own certificate ran out: the gateway no longer gets an answer from it, and an install mends it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, then = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gpu-2")]), datetime(2020, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), then, then + timedelta(days=1)
+    )
+    expired = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    fleet.on("gpu-2", f"echo {shlex.quote(expired)} > /etc/appliance/pki/node.crt")
+    state = json.loads(fleet.on("gpu-2", STATE))
+    assert any("certificate" in d for d in state["drift"]), state
+    assert fleet.install(named(THIRD), "--limit", "gpu-2")["good"]
+    assert json.loads(fleet.on("gpu-2", STATE))["drift"] == []

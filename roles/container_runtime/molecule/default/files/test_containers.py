@@ -60,12 +60,12 @@ def test_a_port_without_an_address_is_for_the_node_alone():
 
 
 def test_every_container_runs_the_digest_that_was_locked():
-    for name, image in (("web", "web"), ("gpu", "web"), ("still", "other")):
+    for name, image in (("web", "web"), ("gpu", "web"), ("gone", "other")):
         assert inspect(name)["ImageName"] == f"localhost/{image}@{NODE['digests'][image]}"
         assert inspect(name)["ImageDigest"] == NODE["digests"][image]
 
 
-@pytest.mark.parametrize("name", ["web", "gpu", "still"])
+@pytest.mark.parametrize("name", ["web", "gpu", "gone"])
 def test_a_container_has_no_rights(name):
     status = dict(
         line.split(":\t", 1) for line in on(f"cat /proc/{process(name)}/status").stdout.splitlines() if ":\t" in line
@@ -73,7 +73,7 @@ def test_a_container_has_no_rights(name):
     assert {int(status[c], 16) for c in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2", "podman's own profile filters system calls"
-    wanted = "4242" if name == "still" else "65532"
+    wanted = "4242" if name == "gone" else "65532"
     assert status["Uid"].split() == [wanted] * 4 and status["Gid"].split() == [wanted] * 4
     config = inspect(name)["HostConfig"]
     assert config["ReadonlyRootfs"] is True and config["Privileged"] is False
@@ -105,7 +105,7 @@ def test_a_container_has_a_loopback_and_no_other_way_out():
 
 def test_limits_are_those_of_the_unit_that_holds_every_process():
     shown = on(
-        "systemctl show -p MemoryMax -p MemorySwapMax -p TasksMax -p DevicePolicy -p LogRateLimitBurst appliance-container-still"
+        "systemctl show -p MemoryMax -p MemorySwapMax -p TasksMax -p DevicePolicy -p LogRateLimitBurst appliance-container-gone"
     ).stdout
     assert set(shown.split()) == {
         "MemoryMax=33554432",
@@ -114,7 +114,7 @@ def test_limits_are_those_of_the_unit_that_holds_every_process():
         "DevicePolicy=closed",
         "LogRateLimitBurst=2000",
     }
-    assert "appliance-container-still.service" in on(f"cat /proc/{process('still')}/cgroup").stdout
+    assert "appliance-container-gone.service" in on(f"cat /proc/{process('gone')}/cgroup").stdout
 
 
 def test_only_the_container_that_asked_has_the_gpu():
@@ -163,8 +163,9 @@ def test_a_container_that_ends_is_started_again():
 
 
 def test_after_the_change_each_container_has_what_it_should():
-    assert get(8085) == "new"
-    assert "NVIDIA_DOUBLE=0:0 MIG-11111111" in get(8086)
+    assert get(8085) == '50 % of $HOME is "mine"'
+    said = get(8086)
+    assert "NVIDIA_DOUBLE=0:0 MIG-11111111" in said and "GREETING=new" in said
 
 
 def test_after_the_change_nothing_is_left_of_what_is_no_longer_listed():

@@ -1,6 +1,6 @@
 """What roles find in a release, for their Molecule scenarios: an apt repository with packages' whole closure and doubles, and an OCI layout.
 
-    python -m tests.rolecontent OUT --system debian-12 --packages podman,crun --doubles SPEC.json [--image]
+    python -m tests.rolecontent OUT --system debian-12 --packages podman,crun --doubles SPEC.json [--images]
 
 The packages are Debian's own, resolved and fetched as a definition's are. A double is a package of a vendor whose archive
 tests do not reach: same name, own version, files from beside its specification.

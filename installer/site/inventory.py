@@ -116,6 +116,55 @@ class Service(_Strict):
     start_timeout_s: Annotated[int, Field(ge=10)] = 900
 
 
+class ContainerPort(_Strict):
+    """A TCP port of a container."""
+
+    port: Annotated[int, Field(ge=1024, le=65535, description="Port of the node.")]
+    container_port: Port = Field(description="Port in the container.")
+    sources: tuple[Network, ...] = Field((), description="From where it may be reached; empty: from the node alone.")
+
+
+class ContainerVolume(_Strict):
+    """A directory or file that a container sees."""
+
+    source: str = Field(description="A name for a directory of the container's own, or an absolute path, read-only.")
+    target: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", description="Path in the container.")]
+    writable: bool = False
+
+
+class Container(_Strict):
+    """A container of one of the bundle's images."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+    image: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}@sha256:[0-9a-f]{64}$", description="NAME@sha256:DIGEST as locked."),
+    ]
+    groups: Annotated[tuple[Literal["gateway", "gpu", "monitoring"], ...], Field(min_length=1)] = ("gpu",)
+    command: tuple[str, ...] = Field((), description="Replaces the image's own command.")
+    ports: tuple[ContainerPort, ...] = ()
+    volumes: tuple[ContainerVolume, ...] = ()
+    devices: tuple[Annotated[str, Field(pattern=r"^nvidia\.com/gpu=[A-Za-z0-9:._-]+$")], ...] = Field(
+        (), description="GPUs by CDI name."
+    )
+    environment: dict[str, str] = Field(default_factory=dict)
+    user: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$", description="UID:GID, never 0.")] = (
+        "65532:65532"
+    )
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]?$", description="Memory limit, for example 2G.")]
+    tasks_max: Annotated[int, Field(ge=1)] = 512
+    stop_timeout_s: Annotated[int, Field(ge=1)] = 20
+
+
+class GpuMetrics(_Strict):
+    """Metrics of GPUs for the monitoring hosts."""
+
+    port: Annotated[int, Field(ge=1024, le=65535)] = 9400
+    profiling: bool = Field(
+        False, description="Activity of tensor cores and memory; costs the host engine CAP_SYS_ADMIN."
+    )
+
+
 class Site(_Strict):
     """What a site is; the variable ``appliance_site`` of the inventory."""
 
@@ -135,6 +184,11 @@ class Site(_Strict):
         "auto",
         description="Whether nodes mount the runtime's image or install its wheels; auto takes the image where the release has one.",
     )
+    containers: tuple[Container, ...] | None = Field(
+        None,
+        description="Containers beside the models; an empty list removes those there were, no list leaves podman alone.",
+    )
+    gpu_metrics: GpuMetrics | None = Field(None, description="Metrics of GPUs through DCGM; none when left out.")
     services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
         (), description="Served models; one until the policy gateway can route by model."
     )
@@ -358,6 +412,14 @@ def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
             "services are to be served but no host is in the group gpu",
             where=str(path),
             remedy="Add a host to gpu, or remove the services.",
+        )
+    ports = [(g, p.port) for c in site.containers or () for g in c.groups for p in c.ports]
+    again = sorted({port for group, port in ports if ports.count((group, port)) > 1})
+    if again:
+        raise InputError(
+            f"two containers have the port {again[0]}",
+            where=f"{path / SITE_FILE}: containers",
+            remedy="Give every port of a node to one container.",
         )
     if site.services and not gateways:
         raise InputError(

@@ -29,7 +29,11 @@ ASK_FROM = 1 << 20  # bytes; a node is asked only for larger blobs, the small on
 UNPACKED = 2.2
 ENGINE_BYTES = 256 << 20
 INSTALLED_DEB = 3.5  # what the index of Debian 12 says of the packages that nodes get: Installed-Size over Size
-UNITS = {"gateway": ("appliance-nginx.service",), "inference": ("appliance-nginx.service",)}
+UNITS = {
+    "gateway": ("appliance-nginx.service",),
+    "inference": ("appliance-nginx.service",),
+    "gpu metrics": ("appliance-dcgm-front.service",),
+}
 
 # TCP to the root name servers a, b and k, which the whole world may ask (IANA, "Root Servers").
 OUTSIDE = (("198.41.0.4", 53), ("170.247.170.2", 53), ("2001:7fd::1", 53))
@@ -167,11 +171,14 @@ def _stamp(wanted: Release, inventory: Inventory) -> str:
 
 def _ports(host: Host, inventory: Inventory) -> tuple[PortNeed, ...]:
     """As playbooks/group_vars/all.yml gives them to the roles: a gateway listens for clients, a GPU node for gateways."""
+    needs = []
     if "gateway" in host.groups:
-        return (PortNeed(inventory.site.gateway.port, "gateway", UNITS["gateway"]),)
-    if "gpu" in host.groups:
-        return (PortNeed(inventory.site.inference_port, "inference", UNITS["inference"]),)
-    return ()
+        needs.append(PortNeed(inventory.site.gateway.port, "gateway", UNITS["gateway"]))
+    elif "gpu" in host.groups:
+        needs.append(PortNeed(inventory.site.inference_port, "inference", UNITS["inference"]))
+    if "gpu" in host.groups and inventory.site.gpu_metrics:
+        needs.append(PortNeed(inventory.site.gpu_metrics.port, "gpu metrics", UNITS["gpu metrics"]))
+    return tuple(needs)
 
 
 def outside_of(asked: list[str]) -> tuple[tuple[str, int], ...]:

@@ -10,7 +10,7 @@ from engine.errors import InputError
 from engine.fetch import STORE
 from engine.trust import Target
 from installer.runtime.recipe import DIRECTORY, WHEELS
-from installer.site.inventory import Inventory, Site
+from installer.site.inventory import Container, Host, Inventory, Site
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
 
@@ -26,6 +26,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
         appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
         appliance_services: for the role vllm, models as directories on the node.
+        appliance_containers, appliance_container_ingress: by host, for the roles container_runtime and firewall.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
     site = inventory.site
@@ -46,11 +47,41 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_batch": site.rolling.batch,
         "appliance_max_failed_percent": site.rolling.max_failed_percent,
         "appliance_services": services,
+        "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},
+        "appliance_container_ingress": {h.name: container_ingress(h, site) for h in inventory.hosts},
         "appliance_local_upstreams": [
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
         ],
         "appliance_remote_upstreams": [{"name": s.name, "peers": peers} for s in site.services],
     }
+
+
+def containers(host: Host, site: Site) -> list[dict[str, Any]]:
+    """The containers of a host; a port that others may reach listens on the host's address, any other on loopback."""
+    entries = []
+    for container in _of(host, site):
+        entry = container.model_dump(mode="json", exclude={"groups"})
+        address = f"[{host.address}]" if ":" in host.address else host.address
+        entry["ports"] = [
+            {"address": address if p.sources else "127.0.0.1", "port": p.port, "container_port": p.container_port}
+            for p in container.ports
+        ]
+        entries.append(entry)
+    return entries
+
+
+def container_ingress(host: Host, site: Site) -> list[dict[str, Any]]:
+    """What the firewall of a host lets in to its containers."""
+    return [
+        {"name": f"container {c.name}", "ports": [p.port], "protocol": "tcp", "sources": list(p.sources)}
+        for c in _of(host, site)
+        for p in c.ports
+        if p.sources
+    ]
+
+
+def _of(host: Host, site: Site) -> list[Container]:
+    return [c for c in site.containers or () if set(c.groups) & set(host.groups)]
 
 
 def runtime_image(site: Site, targets: Mapping[str, Target]) -> Target | None:

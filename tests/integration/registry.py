@@ -90,13 +90,13 @@ def skopeo(*args: str) -> bytes:
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[Registry]:
-    """A registry on a free port until the end of the block."""
+def serve(root: Path, address: str = "127.0.0.1") -> Iterator[Registry]:
+    """A registry on a free port of an address until the end of the block."""
     root.mkdir(parents=True)
     config = root / "config.yml"
     config.write_text(
         "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}}}\nhttp: {{addr: '{address}:0'}}\n"
     )
     with subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:  # fmt: skip
         try:

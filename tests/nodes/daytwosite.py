@@ -79,7 +79,7 @@ class Site:
             "control": {"address": self.lab.host_address, "port": 7471},
             "management_sources": [f"{self.lab.host_address}/32"],
             "client_sources": [self.lab.prefix],
-            "egress": [{"name": "inference", "destinations": [self.lab.nodes[MODEL].address], "ports": [PORT]}],
+            "egress": [{"name": "model", "destinations": [self.lab.nodes[MODEL].address], "ports": [PORT]}],
         }
         (self.inventory / "group_vars/all/site.yml").write_text(yaml.safe_dump({"appliance_site": site}))
 

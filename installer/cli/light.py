@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from engine.report import printable
+from engine.printable import printable
 from installer.releases import releases
 
 DEPOT = "/var/lib/appliance/depot"  # as installer.cli.options.DEFAULT_DEPOT

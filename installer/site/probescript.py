@@ -70,7 +70,17 @@ def modules() -> dict[str, Path]:
 def errand_modules() -> dict[str, Path]:
     """What an errand is made of, by its path in the archive."""
     base = Path(engine.__file__).parent
-    names = ("durable", "firewall", "firewall_record", "firewall_rules", "firewall_timer", "nft", "probe", "strictjson")
+    names = (
+        "durable",
+        "firewall",
+        "firewall_record",
+        "firewall_rules",
+        "firewall_timer",
+        "nft",
+        "printable",
+        "probe",
+        "strictjson",
+    )
     mine = [*(base / f"{n}.py" for n in names), *sorted((base / "daytwo").glob("*.py"))]
     return {**modules(), **{f"engine/{p.relative_to(base)}": p for p in mine}}
 

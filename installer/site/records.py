@@ -9,9 +9,12 @@ import json
 import os
 import time
 from binascii import a2b_base64
-from typing import Any
 
 from installer.releases import releases
+
+TYPE_CHECKING = False  # as typing's, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import Any
 
 DEPOT, CA, RUNS = "/var/lib/appliance/depot", "/var/lib/appliance/ca", "/var/lib/appliance/runs"
 ROLES = ("root", "timestamp", "snapshot", "targets")

@@ -44,7 +44,7 @@ def _status(work: Path) -> Run:
     authority = Authority(work / "ca")
     authority.create("site CA", "correct horse battery staple", now=utc_now())
     release = bundles.make(work / "made", {"files/a": b"a"})
-    shutil.copytree(release.path, work / "depot/bundles/made-1.0.0")
+    shutil.copytree(release.path, work / "full/bundles/made-1.0.0")
     run = work / "runs/20261121T080000.000000Z"
     run.mkdir(parents=True)
     said = {
@@ -56,7 +56,7 @@ def _status(work: Path) -> Run:
     }
     (run / "report.json").write_text(json.dumps(said))
     (run / "report.dsse.json").write_text("{}")
-    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", str(work / n))]
+    places = ["--depot", str(work / "full"), "--ca", str(work / "ca"), "--runs", str(work / "runs")]
     return _appliance("status", "--offline", *places)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.preflight.reading import text
 from engine.process import run
 
-HISTORY = Path("/var/lib/appliance/apt/history.log")
+HISTORY = Path("/var/lib/appliance/packages.log")
 MAX_HISTORY = 4 << 20  # bytes
 _INSTALLED = re.compile(r"^Install: (.*)$", re.MULTILINE)
 _PACKAGE = re.compile(r"([a-z0-9][a-z0-9+.-]+):[a-z0-9-]+ \(")
@@ -40,6 +40,22 @@ def installed_by_us(history: str | None = None) -> tuple[str, ...]:
 def is_installed(name: str) -> bool:
     done = run(["dpkg-query", "--show", "--showformat=${db:Status-Status}", name], ok=(0, 1))
     return done.stdout.strip() == "installed"
+
+
+def in_use(name: str) -> bool:
+    """Whether a unit that the package brought runs, or is to run at the next boot. A masked one is neither."""
+    listed = run(["dpkg-query", "--listfiles", name], ok=(0, 1)).stdout.splitlines()
+    units = [
+        p.rpartition("/")[2]
+        for p in listed
+        if "/systemd/system/" in p and "@." not in p and p.endswith((".service", ".socket", ".timer"))
+    ]
+    for unit in units:
+        if run(["systemctl", "is-active", "--quiet", unit], ok=(0, 1, 3, 4)).returncode == 0:
+            return True
+        if run(["systemctl", "is-enabled", unit], ok=(0, 1, 3, 4)).stdout.strip() in ("enabled", "enabled-runtime"):
+            return True
+    return False
 
 
 def removable(candidates: Sequence[str]) -> tuple[str, ...]:

@@ -53,11 +53,10 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     removal = Removal(bool(question.get("check")))
     keep = bool(question.get("keep_models"))
     _no_strangers(owns, keep)
-    history = packages.installed_by_us()
+    history = packages.installed_by_us()  # before its record goes with the rest
+    used = _used(owns, history) if question.get("packages") else set()
+    going = packages.removable([p for p in history if p not in used]) if question.get("packages") else ()
     _units(owns, removal)
-    going = packages.removable(history) if question.get("packages") else ()
-    _packages(history, going, removal)
-    _masks(owns, history, going, removal)
     for own in owns:
         _files(own, removal)
     for own in owns:
@@ -68,8 +67,10 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     for own in owns:
         for name in own["groups"]:
             _group(name, removal)
-    for own in owns:  # the last of all
+    for own in owns:  # the last of what guards and serves
         _tables(own, removal)
+    _packages(history, going, used, removal)
+    _masks(owns, history, going, removal)
     for own in owns:
         for path in own["parents"]:
             _parent(Path(path), removal)
@@ -153,18 +154,32 @@ def _masks(owns: Sequence[Mapping[str, Any]], history: Sequence[str], going: Seq
                 run(["systemctl", "unmask", "--quiet", mask["unit"]])
 
 
-def _packages(history: Sequence[str], going: Sequence[str], removal: Removal) -> None:
+def _used(owns: Sequence[Mapping[str, Any]], history: Sequence[str]) -> set[str]:
+    """Packages of ours that the operator has put to use: a unit of theirs runs or is to run, or nft holds tables of others."""
+    used = {name for name in history if packages.in_use(name)}
+    ours = {f"table {table}" for own in owns for table in own["nft_tables"]}
+    if "nftables" in history and set(_listed_tables()) - ours:
+        used.add("nftables")
+    return used
+
+
+def _packages(history: Sequence[str], going: Sequence[str], used: set[str], removal: Removal) -> None:
     for name in history:
         if packages.is_installed(name) and name not in going:
-            removal.left.append(f"package {name}: installed by us and left")
+            removal.left.append(f"package {name}: came with us; {'in use' if name in used else 'left'}")
     if going and removal.step(f"remove packages {' '.join(going)}"):
         packages.remove(going)
+    if packages.HISTORY.exists():
+        if any(packages.is_installed(name) for name in history if not (removal.check and name in going)):
+            removal.left.append(f"{packages.HISTORY}: the record of these packages")
+        elif removal.step(f"remove {packages.HISTORY}"):
+            packages.HISTORY.unlink()
 
 
 # -- files ------------------------------------------------------------------------------------------
 def _files(own: Mapping[str, Any], removal: Removal) -> None:
     for path in own["files"]:
-        if os.path.lexists(path) and removal.step(f"remove {path}"):
+        if path != str(packages.HISTORY) and os.path.lexists(path) and removal.step(f"remove {path}"):
             _delete(Path(path))
 
 
@@ -246,11 +261,14 @@ def _group(name: str, removal: Removal) -> None:
 
 def _tables(own: Mapping[str, Any], removal: Removal) -> None:
     for table in own["nft_tables"]:
-        family, name = table.split()
-        if shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
-            return
-        listed = run(["nft", "list", "tables"]).stdout
-        if f"table {family} {name}" in listed.splitlines() and removal.step(f"remove nft table {table}"):
-            run(["nft", "delete", "table", family, name])
-            if f"table {family} {name}" in run(["nft", "list", "tables"]).stdout.splitlines():
+        if f"table {table}" in _listed_tables() and removal.step(f"remove nft table {table}"):
+            run(["nft", "delete", "table", *table.split()])
+            if f"table {table}" in _listed_tables():
                 raise ApplianceError(f"the table {table} is still there", remedy="Remove it by hand: nft delete table.")
+
+
+def _listed_tables() -> list[str]:
+    """Every table as ``table FAMILY NAME``; none where there is no nft."""
+    if shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
+        return []
+    return run(["nft", "list", "tables"]).stdout.splitlines()

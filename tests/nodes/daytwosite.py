@@ -13,7 +13,7 @@ import shlex
 import ssl
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Site:
     demo: Demo
     lab: Lab
     work: Path
+    before: dict[str, str] = field(default_factory=dict)  # a node when it had nothing of ours
 
     @property
     def inventory(self) -> Path:
@@ -83,7 +84,7 @@ class Site:
         }
         (self.inventory / "group_vars/all/site.yml").write_text(yaml.safe_dump({"appliance_site": site}))
 
-    def install(self) -> dict[str, Any]:
+    def install(self, *more: str) -> dict[str, Any]:
         words = [
             "install",
             "-i",
@@ -93,6 +94,7 @@ class Site:
             self.work / "site",
             "--release",
             "demo-1.0.0",
+            *more,
         ]
         outcome = self.appliance(*words, ok=(0, 5))
         assert outcome["good"], outcome["failures"]
@@ -110,7 +112,7 @@ class Site:
         common: dict[str, Any] = {
             "appliance_nginx_port": PORT,
             "appliance_nginx_workers": 2,
-            "appliance_nginx_requests_per_second": 1000,
+            "appliance_nginx_requests_per_second": 10000,
         }
         common |= {"appliance_nginx_server_names": ["{{ " + n + " }}" for n in names]}
         upstreams = {

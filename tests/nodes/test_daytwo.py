@@ -1,4 +1,4 @@
-"""Status, doctor and rotation against a real serving site, with streams open and clients asking all along."""
+"""A serving site's later life on real nodes: status, rotation under load, the support bundle, uninstall, and installed again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 
 from installer.lab.lab import down, up
 from tests.demo import Demo
-from tests.nodes.daytwosite import EDGE, MODEL, Site
+from tests.nodes.daytwosite import EDGE, MODEL, Site, snapshot
 from tests.nodes.underload import STREAMS, load
 from tests.planted import Secret, planted, seen
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
+
+# What a package leaves when it is removed and not purged, and what dpkg and the system write about its coming and going.
+LEFTOVERS = (
+    " /etc/nginx", " /etc/default/nginx", " /etc/init.d/nginx", " /etc/logrotate.d/nginx", " /etc/ufw", " /etc/rc", " /etc/nftables.conf",
+    " /etc/ld.so.cache", " /etc/passwd", " /etc/group", " /etc/shadow", " /etc/gshadow", " /etc/subuid", " /etc/subgid", " /var/lib/ucf", " /var/lib/nginx",
+    " /var/lib/python", " /usr/share/python3", " /var/lib/pam", " /etc/apt", " /var/lib/appliance/packages.log", " /usr/lib/python3",
+)  # fmt: skip
+OPERATORS = {
+    "/etc/appliance/operators-note.txt": "ours, says the operator\n",
+    "/var/lib/appliance/backup/keep": "do not touch\n",
+    "/etc/nginx/sites-enabled/operator": "# a site of the operator\n",
+    "/opt/model_double.py": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +48,8 @@ def site(demo: Demo) -> Iterator[Site]:
     try:
         made.write()
         made.take_in()
+        made.on(EDGE, "systemctl is-system-running --wait", ok=(0, 1))
+        made.before = snapshot(made, EDGE)
         made.install()
         made.edges()
         yield made
@@ -149,7 +165,9 @@ def test_another_authority_cuts_no_stream_and_fails_no_request(site: Site) -> No
         waits = rotate(site, "--ca")
         assert waits["stage"] == "clients" and waits["waiting"] == ["team-a", "team-b"]
         site.appliance("certs", "revoke", "team-a", "--dir", site.work / "ca")
-        site.install()  # in between: must neither take back nor go on
+        before = serials(site)
+        site.install("--limit", site.node(EDGE))  # in between: must neither take back nor go on
+        assert serials(site) == before
         again = site.work / "again"
         site.appliance("certs", "client", "team-b", "--dir", site.work / "ca", "--out", again / "team-b")
         during.files = again / "team-b"
@@ -163,7 +181,6 @@ def test_another_authority_cuts_no_stream_and_fails_no_request(site: Site) -> No
     with pytest.raises(OSError, match="certificate"):
         old.request("GET", "/healthz")
     assert status(site)["good"]
-    site.install()
     held = x509.load_pem_x509_certificate(site.on(EDGE, "cat /etc/appliance/pki/node.crt").encode())
     assert "site CA 2" in held.issuer.rfc4514_string()
     print(f"authority: {during.asked} requests, 0 failed; {STREAMS} streams, 0 cut")
@@ -186,9 +203,11 @@ def plant(site: Site, all_of: list[Secret]) -> None:
         command = [*site.lab.ssh(site.lab.nodes[EDGE].address), f"mkdir -p $(dirname {name}) && cat > {name}"]
         subprocess.run(command, input=text, text=True, check=True, timeout=60)
     site.on(EDGE, "systemctl daemon-reload; systemctl start appliance-planted; journalctl --sync")
-    hosts = site.inventory / "hosts.yml"
-    variables = "".join(f"        {line}\n" for line in by_place["inventory"])
-    hosts.write_text(hosts.read_text() + "# " + variables.replace("\n", "\n# ") + "\n")
+    hosts = yaml.safe_load((site.inventory / "hosts.yml").read_text())
+    for line in by_place["inventory"]:
+        name, _, value = line.partition(": ")
+        hosts["all"]["children"]["gateway"]["hosts"][site.node(EDGE)][name] = value
+    (site.inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
     runs = sorted((site.work / "runs").glob("*/report.json"))[-1]
     report = json.loads(runs.read_text())
     report["failures"] = [
@@ -199,6 +218,7 @@ def plant(site: Site, all_of: list[Secret]) -> None:
 
 def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets(site: Site, tmp_path: Path) -> None:
     all_of = planted(secrets.randbelow(1 << 30))
+    hosts = (site.inventory / "hosts.yml").read_text()
     plant(site, all_of)
     out = tmp_path / "fault.tar.zst"
     words: list[str | Path] = [
@@ -212,11 +232,15 @@ def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets
         site.work / "site",
     ]
     told = site.appliance(*words)
+    there = site.on(EDGE, "cat /etc/appliance/planted.conf /run/planted.journal")
+    site.on(
+        EDGE, "rm /etc/appliance/planted.conf /etc/appliance/*/planted.* /etc/systemd/system/appliance-planted.service"
+    )
+    site.on(EDGE, "systemctl daemon-reload")
+    (site.inventory / "hosts.yml").write_text(hosts)
     raw = out.read_bytes()
     tar = subprocess.run(["zstd", "-dcq", out], capture_output=True, check=True).stdout
-    assert seen(all_of, site.on(EDGE, "cat /etc/appliance/planted.conf /run/planted.journal").encode()), (
-        "they were planted"
-    )
+    assert len(seen(all_of, there.encode())) >= 40, "they were planted"
     assert seen(all_of, raw) == [] and seen(all_of, tar) == []
     assert (out.stat().st_mode & 0o777) == 0o600
     with tarfile.open(fileobj=BytesIO(tar)) as archive:
@@ -233,3 +257,73 @@ def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets
     assert b"appliance" in held["control/versions.json"] and b"plant-7" not in held["control/inventory.json"]
     taken = told["removed"][f"{node}/journal/appliance-planted.service.txt"]
     assert taken["seen elsewhere"] >= 6 and taken["token of a known maker"] >= 5
+
+
+def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
+    """T37: before the install and after the uninstall a node is the same, but for what is listed."""
+    before = site.before
+    operator = "nft add table inet operator; nft add chain inet operator c; useradd --system --shell /bin/sh watcher; "
+    operator += "usermod -aG appliance-serve watcher; mkdir -p /var/lib/appliance/backup /etc/nginx/sites-enabled; "
+    for path, text in OPERATORS.items():
+        operator += f"printf '%s' '{text}' > {path}; "
+    site.on(EDGE, operator)
+
+    told = site.appliance("uninstall", "-i", site.inventory, "--check")
+    assert all("stop appliance-nginx.service" in n["done"] for n in told["nodes"])
+    site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
+    refused = site.appliance("uninstall", "-i", site.inventory, ok=(2,), stdin="another-site\n")
+    assert "not the site's name" in refused["error"]["what"]
+    site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
+
+    done = site.appliance("uninstall", "-i", site.inventory, "--packages", stdin="plant-7\n")
+    edge = next(n for n in done["nodes"] if n["node"] == site.node(EDGE))
+    steps = edge["done"]
+    assert steps.index("stop appliance-nginx.service") < steps.index("remove nft table inet appliance")
+    assert all(
+        steps.index("remove nft table inet appliance") > i
+        for i, s in enumerate(steps)
+        if s.startswith(("stop", "remove user", "remove packages"))
+    )
+
+    after = snapshot(site, EDGE)
+    for path in OPERATORS:
+        assert any(line.startswith("files: f") and line.endswith(f" {path}") for line in after), path
+    assert any("table inet operator" in line for line in after) and any("users: watcher:" in line for line in after)
+    mine = (
+        *OPERATORS,
+        "/etc/appliance",
+        "/var/lib/appliance",
+        "/var/lib/appliance/backup",
+        "/etc/nginx/sites-enabled",
+    )
+    new = {
+        line
+        for line in after.keys() - before.keys()
+        if not line.startswith(("users: watcher", "rules: ")) and not line.endswith(mine)
+    }
+    listed = {line for line in new if line.startswith(("files: ", "hashes: ")) and any(p in line for p in LEFTOVERS)}
+    assert new - listed == set(), sorted(new - listed)
+    gone = {line for line in before.keys() - after.keys() if not any(p in line for p in LEFTOVERS)}
+    assert gone == set(), sorted(gone)
+    for words in ("appliance",):
+        left = {
+            line
+            for line in after
+            if words in line and line not in before and not line.endswith((*mine, "/packages.log"))
+        }
+        assert left == set(), left
+
+
+def test_a_second_uninstall_changes_nothing(site: Site) -> None:
+    before = [snapshot(site, n) for n in (EDGE, MODEL)]
+    told = site.appliance("uninstall", "-i", site.inventory, "--yes", "--packages")
+    assert [n["changed"] for n in told["nodes"]] == [0, 0]
+    assert [snapshot(site, n) for n in (EDGE, MODEL)] == before
+
+
+def test_a_node_can_be_installed_again_and_keeps_its_models_when_asked(site: Site) -> None:
+    site.install("--limit", site.node(EDGE))
+    site.on(EDGE, "systemctl is-active appliance-firewall && nft list table inet operator")
+    site.appliance("uninstall", "-i", site.inventory, "--yes", "--keep-models", "--limit", site.node(EDGE))
+    assert int(site.on(EDGE, "find /var/lib/appliance/blobs -type f | wc -l")) > 10
+    site.on(EDGE, "test -e /etc/appliance/pki || test -e /opt/appliance", ok=(1,))

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.nodes.daytwosite import Site
 
 STREAMS, ASKERS = 6, 3
+PAUSE_S = 0.005  # between two requests of a client
 
 
 @dataclass
@@ -53,6 +54,7 @@ def load(site: Site, files: Path) -> Iterator[Load]:
                     else:
                         found.again += 1
             found.asked += 1
+            over.wait(PAUSE_S)
 
     streams = []
     word = secrets.token_hex(4)

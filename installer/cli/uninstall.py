@@ -26,6 +26,9 @@ def uninstall(
     limit: Annotated[
         list[str] | None, typer.Option("--limit", help="Only this node; may be given several times.")
     ] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the records of runs are.")] = Path(
+        "/var/lib/appliance/runs"
+    ),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the site's name first.")] = False,
 ) -> None:
     """Remove services, rules, users and files of ours from nodes; what is the operator's stays.
@@ -42,6 +45,7 @@ def uninstall(
 
     from engine.errors import Exit, InputError
     from installer.site import inventory as inventories
+    from installer.site.install import exclusive
     from installer.site.uninstall import Wish, site_name
     from installer.site.uninstall import uninstall as take_away
 
@@ -54,7 +58,8 @@ def uninstall(
             raise InputError(
                 f"{typed!r} is not the site's name; nothing was done", remedy=f"Type {name}, or give --yes."
             )
-    with screen:
+    runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with screen, exclusive(runs):
         replies = take_away(site, Wish(check, keep_models, packages, tuple(limit or ())), screen)
     lines = []
     for reply in replies:

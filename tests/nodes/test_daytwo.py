@@ -268,21 +268,25 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
         operator += f"printf '%s' '{text}' > {path}; "
     site.on(EDGE, operator)
 
-    told = site.appliance("uninstall", "-i", site.inventory, "--check")
+    told = site.appliance("uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--check")
     assert all("stop appliance-nginx.service" in n["done"] for n in told["nodes"])
     site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
-    refused = site.appliance("uninstall", "-i", site.inventory, ok=(2,), stdin="another-site\n")
+    refused = site.appliance(
+        "uninstall", "-i", site.inventory, "--runs", site.work / "runs", ok=(2,), stdin="another-site\n"
+    )
     assert "not the site's name" in refused["error"]["what"]
     site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
 
-    done = site.appliance("uninstall", "-i", site.inventory, "--packages", stdin="plant-7\n")
+    done = site.appliance(
+        "uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--packages", stdin="plant-7\n"
+    )
     edge = next(n for n in done["nodes"] if n["node"] == site.node(EDGE))
     steps = edge["done"]
     assert steps.index("stop appliance-nginx.service") < steps.index("remove nft table inet appliance")
     assert all(
         steps.index("remove nft table inet appliance") > i
         for i, s in enumerate(steps)
-        if s.startswith(("stop", "remove user", "remove packages"))
+        if s.startswith(("stop", "disable", "remove user"))
     )
 
     after = snapshot(site, EDGE)
@@ -316,7 +320,7 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
 
 def test_a_second_uninstall_changes_nothing(site: Site) -> None:
     before = [snapshot(site, n) for n in (EDGE, MODEL)]
-    told = site.appliance("uninstall", "-i", site.inventory, "--yes", "--packages")
+    told = site.appliance("uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--yes", "--packages")
     assert [n["changed"] for n in told["nodes"]] == [0, 0]
     assert [snapshot(site, n) for n in (EDGE, MODEL)] == before
 
@@ -324,6 +328,16 @@ def test_a_second_uninstall_changes_nothing(site: Site) -> None:
 def test_a_node_can_be_installed_again_and_keeps_its_models_when_asked(site: Site) -> None:
     site.install("--limit", site.node(EDGE))
     site.on(EDGE, "systemctl is-active appliance-firewall && nft list table inet operator")
-    site.appliance("uninstall", "-i", site.inventory, "--yes", "--keep-models", "--limit", site.node(EDGE))
+    site.appliance(
+        "uninstall",
+        "-i",
+        site.inventory,
+        "--runs",
+        site.work / "runs",
+        "--yes",
+        "--keep-models",
+        "--limit",
+        site.node(EDGE),
+    )
     assert int(site.on(EDGE, "find /var/lib/appliance/blobs -type f | wc -l")) > 10
     site.on(EDGE, "test -e /etc/appliance/pki || test -e /opt/appliance", ok=(1,))

@@ -23,7 +23,7 @@ TOKEN_S = 12.0  # a service that needs longer for one token is as good as away
 OPT = Path("/opt/appliance")
 PKI = Path("/etc/appliance/pki")
 UNITS = Path("/etc/systemd/system")
-VERIFICATION = Path("/var/lib/appliance/verification/last.json")
+VERIFICATION = Path("/var/lib/appliance/verification/state.json")
 PLACES = ("/", "/opt/appliance", "/var/lib/appliance", "/var/lib/appliance/blobs", "/var/log")
 MAX_PEM = 256 << 10  # bytes; a list of a thousand revocations is 60 kB
 _SHOWN = "Id,ActiveState,SubState,Result,NRestarts,ActiveEnterTimestamp,UnitFileState,MainPID"
@@ -132,12 +132,20 @@ def disks() -> list[dict[str, Any]]:
 
 
 def verification() -> dict[str, Any]:
-    """What the node's own scheduled verification said last; empty where there is none."""
+    """What the node's own scheduled verification of its content found: when it last ended, what is bad. Empty where there is none."""
+    if not VERIFICATION.is_file():
+        return {}
     try:
-        said = json.loads(text(VERIFICATION) or "{}")
-    except ValueError:
-        return {"outcome": "its record cannot be read"}
-    return {k: v for k, v in said.items() if isinstance(v, (str, int, float, bool))} if isinstance(said, dict) else {}
+        said = json.loads(text(VERIFICATION))
+        last, bad = said["last"] or {}, len(said["bad"])
+        return {
+            "ended": str(last.get("ended", "")),
+            "running": said["running"] is not None,
+            "bad": bad,
+            "good": bad == 0,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {"good": False, "bad": 0, "ended": "", "running": False, "trouble": "its record cannot be read"}
 
 
 def _unit(block: str) -> dict[str, Any]:

@@ -205,9 +205,8 @@ def _machine(facts: Mapping[str, Any], now: datetime) -> list[Finding]:
             )
     checked = facts["verification"] or {}
     if checked and checked.get("good") is False:
-        found.append(
-            Finding("verification", "fail", "its last verification found something", "Run `appliance install`.")
-        )
+        what = checked.get("trouble") or f"its verification found {checked.get('bad')} bad files"
+        found.append(Finding("verification", "fail", str(what), "Run `appliance install`; it brings good ones."))
     return found
 
 

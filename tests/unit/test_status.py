@@ -191,7 +191,7 @@ def test_a_node_that_is_well_has_no_findings(tmp_path: Path) -> None:
         ({"firewall": None, "troubles": {"firewall": "nft is not installed"}}, "firewall", "fail", "nft is not installed"),
         ({"disks": [{"path": "/", "size": 100, "free": 4, "inodes_free": 9}]}, "disks", "fail", "4.0 % of / are free"),
         ({"system": {"time": 0, "uptime_s": 9.0, "kernel": "6.1", "reboot": []}}, "clock", "warn", "clock is off"),
-        ({"verification": {"good": False}}, "verification", "fail", "found something"),
+        ({"verification": {"good": False, "bad": 2}}, "verification", "fail", "found 2 bad files"),
         ({"release": {"current": "", "generation": ""}}, "release", "fail", "nothing is installed"),
         ({"certificates": {}}, "certificates", "fail", "node.crt is missing"),
         ({"units": "x"}, "answer", "fail", "cannot be understood"),

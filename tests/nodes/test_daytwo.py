@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
 LEFTOVERS = (
     " /etc/nginx", " /etc/default/nginx", " /etc/init.d/nginx", " /etc/logrotate.d/nginx", " /etc/ufw", " /etc/rc", " /etc/nftables.conf",
     " /etc/ld.so.cache", " /etc/passwd", " /etc/group", " /etc/shadow", " /etc/gshadow", " /etc/subuid", " /etc/subgid", " /var/lib/ucf", " /var/lib/nginx",
-    " /var/lib/python", " /usr/share/python3", " /var/lib/pam", " /etc/apt", " /var/lib/appliance/packages.log", " /usr/lib/python3",
+    " /var/lib/python", " /usr/share/python3", " /var/lib/pam", " /etc/apt", " /var/lib/apt", " /var/www", " /var/lib/appliance/packages.log", " /usr/lib/python3",
 )  # fmt: skip
 OPERATORS = {
     "/etc/appliance/operators-note.txt": "ours, says the operator\n",
@@ -113,7 +113,7 @@ def test_status_names_what_is_wrong(site: Site) -> None:
         )
     finally:
         site.on(EDGE, "rm /run/reboot-required*; systemctl start appliance-firewall")
-        site.on(MODEL, "systemctl reset-failed; cp -a /root/node.crt /etc/appliance/pki/")
+        site.on(MODEL, "systemctl reset-failed; mv /root/node.crt /etc/appliance/pki/")
     assert status(site)["good"]
 
 
@@ -154,7 +154,7 @@ def test_a_certificate_that_the_edge_cannot_take_is_taken_back(site: Site) -> No
         assert told["error"]["where"] == site.node(EDGE) and "appliance-nginx" in told["error"]["what"]
         assert serials(site) == before
     finally:
-        site.on(EDGE, "cp -a /root/nginx.conf /etc/appliance/nginx/nginx.conf")
+        site.on(EDGE, "mv /root/nginx.conf /etc/appliance/nginx/nginx.conf")
     rotate(site, "--node", site.node(EDGE))
     assert serials(site)[EDGE] != before[EDGE] and serials(site)[MODEL] == before[MODEL]
 
@@ -305,6 +305,10 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
         for line in after.keys() - before.keys()
         if not line.startswith(("users: watcher", "rules: ")) and not line.endswith(mine)
     }
+    kept = [line.split()[1].rstrip(":") for line in edge["left"] if line.startswith("package ")]
+    theirs = set(site.on(EDGE, f"dpkg --listfiles {' '.join(kept)}").splitlines()) if kept else set()
+    names = {path.rpartition("/")[2] for path in theirs}
+    new = {x for x in new if x.split()[-1] not in theirs and not (x.startswith("units: ") and x.split()[1] in names)}
     listed = {line for line in new if line.startswith(("files: ", "hashes: ")) and any(p in line for p in LEFTOVERS)}
     assert new - listed == set(), sorted(new - listed)
     gone = {line for line in before.keys() - after.keys() if not any(p in line for p in LEFTOVERS)}

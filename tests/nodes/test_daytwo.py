@@ -307,6 +307,7 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
     }
     kept = [line.split()[1].rstrip(":") for line in edge["left"] if line.startswith("package ")]
     theirs = set(site.on(EDGE, f"dpkg --listfiles {' '.join(kept)}").splitlines()) if kept else set()
+    theirs |= {f"/usr{path}" for path in theirs}  # packages say /lib for what lies in /usr/lib
     names = {path.rpartition("/")[2] for path in theirs}
     new = {x for x in new if x.split()[-1] not in theirs and not (x.startswith("units: ") and x.split()[1] in names)}
     listed = {line for line in new if line.startswith(("files: ", "hashes: ")) and any(p in line for p in LEFTOVERS)}

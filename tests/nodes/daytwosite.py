@@ -52,16 +52,14 @@ class Site:
         command = [*self.lab.ssh(self.lab.nodes[number].address), shlex.join(["bash", "-c", script])]
         return run(command, timeout_s=120, ok=ok).stdout
 
-    def appliance(self, *words: str | Path, ok: tuple[int, ...] = (0,), stdin: str = "") -> dict[str, Any]:
+    def appliance(self, *words: str | Path, ok: tuple[int, ...] = (0,), stdin: str = "") -> Any:
         """The product's own command line; returns its JSON document."""
         done = subprocess.run(
             [sys.executable, "-m", "installer", *map(str, words), "--json"],
             cwd=TREE, env=self.demo.environment, input=stdin, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode in ok, (done.returncode, done.stdout[-3000:], done.stderr[-3000:])
-        document = json.loads(done.stdout)
-        assert isinstance(document, dict)
-        return document
+        return json.loads(done.stdout)
 
     # -- making it ------------------------------------------------------------------------------
     def write(self) -> None:
@@ -96,7 +94,7 @@ class Site:
             "demo-1.0.0",
             *more,
         ]
-        outcome = self.appliance(*words, ok=(0, 5))
+        outcome: dict[str, Any] = self.appliance(*words, ok=(0, 5))
         assert outcome["good"], outcome["failures"]
         return outcome
 

@@ -161,7 +161,7 @@ def rotate(
     from installer.pki import utc_now
     from installer.pki.succession import Succession
     from installer.site import inventory as inventories
-    from installer.site.install import exclusive
+    from installer.site.lock import exclusive
     from installer.site.rotate import Rotation, names_of
     from installer.trust.secret import passphrase
 

@@ -45,7 +45,7 @@ def uninstall(
 
     from engine.errors import Exit, InputError
     from installer.site import inventory as inventories
-    from installer.site.install import exclusive
+    from installer.site.lock import exclusive
     from installer.site.uninstall import Wish, site_name
     from installer.site.uninstall import uninstall as take_away
 

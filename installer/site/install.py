@@ -91,7 +91,7 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
     run_dir = request.runs / started.strftime("%Y%m%dT%H%M%S.%fZ")
     run_dir.mkdir(parents=True, mode=0o700)
     outcome = Outcome("", request.check, started.isoformat(timespec="seconds"), str(run_dir / "ansible.log"))
-    with exclusive(request.runs), _timed(outcome, "total"):
+    with _lock(request.runs), _timed(outcome, "total"):
         with _timed(outcome, "import"):
             view, root = _content(request, outcome, report)
         outcome.preflight_skipped = request.skip_preflight
@@ -282,8 +282,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def exclusive(runs: Path) -> Iterator[None]:
-    """Two installs at once, or an install and a rotation, would undo each other's steps."""
+def _lock(runs: Path) -> Iterator[None]:
+    """Two installs at once would undo each other's steps."""
 
     with (runs / ".lock").open("w") as handle:
         try:

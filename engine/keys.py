@@ -6,9 +6,10 @@ import argparse
 import ipaddress
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from engine import durable
 from engine.errors import ApplianceError, TrustError
+
+Part = TypeVar("Part", x509.Certificate, x509.CertificateRevocationList)
 
 
 def ensure_key(path: Path) -> bool:
@@ -55,9 +58,12 @@ def check(directory: Path, names: Sequence[str], *, now: datetime) -> None:
     """
     key = _load(directory / "node.key")
     try:
-        ca = x509.load_pem_x509_certificate(_read(directory / "ca.crt"))
         certificate = x509.load_pem_x509_certificate(_read(directory / "node.crt"))
-        revoked = x509.load_pem_x509_crl(_read(directory / "crl.pem"))
+        # Two of each while one authority takes over from another.
+        ca = _of(certificate, x509.load_pem_x509_certificates(_read(directory / "ca.crt")), lambda c: c.subject)
+        end = b"-----END X509 CRL-----\n"
+        lists = [x509.load_pem_x509_crl(part + end) for part in _read(directory / "crl.pem").split(end)[:-1]]
+        revoked = _of(certificate, lists, lambda c: c.issuer)
     except ValueError as error:
         raise TrustError(
             f"a certificate or the revocation list is damaged: {error}",
@@ -137,6 +143,17 @@ def _load(path: Path) -> ec.EllipticCurvePrivateKey:
             remedy="Remove the file, revoke the node's certificate and run the install again.",
         )
     return key
+
+
+def _of(certificate: x509.Certificate, among: Sequence[Part], name: Callable[[Part], x509.Name]) -> Part:
+    """The authority's certificate or list that is the issuer's by name; the first where none is, which then fails the check.
+
+    Raises:
+        ValueError: there is none at all.
+    """
+    if not among:
+        raise ValueError("it is empty")
+    return next((one for one in among if name(one) == certificate.issuer), among[0])
 
 
 def _read(path: Path) -> bytes:

@@ -119,3 +119,70 @@ def revoke(
     hit = Authority(directory).revoke(which, passphrase=secret, now=utc_now())
     done = f"Revoked {len(hit)}: {', '.join(e.serial for e in hit)}" if hit else "It was revoked before"
     screen_of(ctx).result([vars(e) for e in hit], f"{done}. Run `appliance install` to carry the list to every node.")
+
+
+@app.command()
+def rotate(
+    ctx: typer.Context,
+    inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
+    node: Annotated[
+        list[str] | None, typer.Option("--node", help="Only this node; may be given several times.")
+    ] = None,
+    authority: Annotated[
+        bool, typer.Option("--ca", help="Replace the authority itself, step by step; run it again after each step.")
+    ] = False,
+    drop_old: Annotated[
+        bool,
+        typer.Option("--drop-old", help="With --ca, at the end: trust the old authority no more and destroy its key."),
+    ] = False,
+    revoke_old: Annotated[
+        bool, typer.Option("--revoke-old", help="Revoke the certificates that nodes had before.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what would be done; change nothing.")] = False,
+    directory: Annotated[Path, typer.Option("--dir", help="Directory of the certificate authority.")] = DEFAULT,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the records of runs are.")] = Path(
+        "/var/lib/appliance/runs"
+    ),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Give nodes new keys and certificates while they serve; with --ca, a new authority to all.
+
+    Keys are made on the nodes. Streams go on; a connection that is kept open is closed after its request, so clients must be ready
+    to connect again, as HTTP clients are. A killed run is continued by the next.
+
+    \b
+    Examples:
+      appliance certs rotate -i site
+      appliance certs rotate -i site --ca
+    """
+    from dataclasses import asdict
+
+    from engine.errors import InputError
+    from installer.pki import utc_now
+    from installer.pki.succession import Succession
+    from installer.site import inventory as inventories
+    from installer.site.lock import exclusive
+    from installer.site.rotate import Rotation, names_of
+    from installer.trust.secret import passphrase
+
+    if drop_old and not authority:
+        raise InputError("--drop-old is given without --ca", remedy="Give both, or neither.")
+    if authority and (node or revoke_old):
+        raise InputError("an authority is replaced on all nodes", remedy="Leave out --node and --revoke-old.")
+    screen = screen_of(ctx)
+    site = inventories.load(inventory)
+    names = names_of(site, inventories.variables(inventory))
+    secret = "" if check else passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
+    runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with screen, exclusive(runs):
+        rotation = Rotation(site, names, Succession(directory), secret, screen, clock=utc_now, check=check)
+        done = (
+            rotation.authority(drop_old=drop_old) if authority else rotation.leaves(node or (), revoke_old=revoke_old)
+        )
+    lines = [*done.did, *(f"waiting for client {name}" for name in done.waiting)]
+    if check and not authority:
+        lines += [
+            f"{name}: would get a new certificate ({about['days_left']} days are left)"
+            for name, about in done.nodes.items()
+        ]
+    screen.result(asdict(done), "\n".join([*lines, *([done.next] if done.next else [])]))

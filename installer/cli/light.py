@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from engine.report import printable
+from engine.printable import printable
 from installer.releases import releases
 
 DEPOT = "/var/lib/appliance/depot"  # as installer.cli.options.DEFAULT_DEPOT
@@ -19,6 +19,8 @@ GLOBAL = ("--json", "--quiet", "-q")
 def answer(argv: list[str]) -> str | None:
     """What the command prints, or None where the full command must be asked."""
     words = [a for a in argv if a not in GLOBAL]
+    if words[:2] == ["status", "--offline"]:
+        return _status(words[2:], "--json" in argv)
     for name, command in COMMANDS.items():
         if tuple(words[: len(name)]) == name and (depot := _depot(words[len(name) :])):
             try:
@@ -53,6 +55,34 @@ def _depot_list(depot: str, json_output: bool) -> str:
     import json
 
     return json.dumps({"depot": depot, "releases": names}, indent=2, sort_keys=True) + "\n"
+
+
+def _status(options: list[str], json_output: bool) -> str | None:
+    """`status --offline` while all is well; what is wrong has an exit code, which the full command knows."""
+    places = {"--depot": "", "--ca": "", "--runs": ""}
+    if len(options) % 2 or any(
+        name not in places or not value or value.startswith("-") for name, value in _pairs(options)
+    ):
+        return None
+    places.update(_pairs(options))
+    if any(value and os.path.normpath(value) != value for value in places.values()):
+        return None
+    from installer.site import records
+
+    known = records.control(
+        places["--depot"] or records.DEPOT, places["--ca"] or records.CA, places["--runs"] or records.RUNS
+    )
+    if any(severity == "fail" for severity, _, _ in records.findings(known)):
+        return None
+    if not json_output:
+        return printable("\n".join(records.lines(known))) + "\n"
+    import json
+
+    return json.dumps({"control": known}, indent=2, sort_keys=True) + "\n"
+
+
+def _pairs(options: list[str]) -> list[tuple[str, str]]:
+    return list(zip(options[::2], options[1::2], strict=False))
 
 
 COMMANDS: dict[tuple[str, ...], Callable[[str, bool], str]] = {("depot", "list"): _depot_list}

@@ -148,11 +148,39 @@ class Authority:
         self, certificate: bytes, request: bytes, *, names: Sequence[str], renew_before_days: int, now: datetime
     ) -> str:
         """Why a node's certificate must be replaced; empty when it can stay. Needs no passphrase."""
-        revoked = {e.serial for e in self.register() if e.revoked}
+        older = self.previous() if self._waits_for_clients() else None
+        trusted = [self, *([older] if older else [])]
+        revoked = {e.serial for authority in trusted for e in authority.register() if e.revoked}
         return renewal_reason(
-            certificate, request, self.certificate(), revoked,
+            certificate, request, self.certificate(), revoked, also=[a.certificate() for a in trusted[1:]],
             names=names, renew_before_days=renew_before_days, now=now,
         )  # fmt: skip
+
+    # -- succession (installer.pki.succession) --------------------------------------------------
+    def previous(self) -> Authority | None:
+        """The authority that this one took over from, while certificates of both are in use."""
+        older = Authority(self.directory.with_name(self.directory.name + "-previous"))
+        return older if (self.directory / "rotation.json").is_file() and older.exists() else None
+
+    def own_crl(self) -> bytes:
+        """The revocation list of this authority alone."""
+        end = b"-----END X509 CRL-----\n"
+        return self.crl_path.read_bytes().partition(end)[0] + end
+
+    def unlock(self, passphrase: str) -> None:
+        """Try the passphrase.
+
+        Raises:
+            InputError: it does not open the key.
+        """
+        self._key(passphrase)
+
+    def _waits_for_clients(self) -> bool:
+        """Until clients have the new authority, a node's certificate of the old one is as good as any."""
+        try:
+            return bool(json.loads((self.directory / "rotation.json").read_bytes()).get("stage") == "clients")
+        except (OSError, ValueError, AttributeError):
+            return False
 
     # -- register and revocation ----------------------------------------------------------------
     def itself(self) -> Issued:
@@ -187,10 +215,13 @@ class Authority:
             InputError: nothing is called that, or the passphrase is wrong.
         """
         self.certificate()
+        older, hit_before = self.previous(), []
+        if older and any(which in (e.serial, e.name) for e in older.register()):
+            hit_before = older.revoke(which, passphrase=passphrase, now=now)
         with self._locked():
             key, register, stamp = self._key(passphrase), self.register(), now.isoformat(timespec="seconds")
             called = {e.serial for e in register if which in (e.serial, e.name)}
-            if not called:
+            if not called and not (older and any(which in (e.serial, e.name) for e in older.register())):
                 raise InputError(
                     f"nothing is called {which!r}",
                     where=str(self.directory),
@@ -201,7 +232,7 @@ class Authority:
             register = [now_revoked.get(e.serial, e) for e in register]
             self._write_register(register)
             self._write_crl(key, [e for e in register if e.revoked], now)
-            return hit
+            return [*hit_before, *hit]
 
     def _write_register(self, register: list[Issued]) -> None:
         durable.write(self._register_path, json.dumps([asdict(e) for e in register], indent=1) + "\n", mode=0o600)
@@ -209,7 +240,8 @@ class Authority:
     def _write_crl(self, key: ec.EllipticCurvePrivateKey, revoked: list[Issued], now: datetime) -> None:
         entries = [(int(e.serial, 16), datetime.fromisoformat(e.revoked)) for e in revoked]
         crl = make_crl(self.certificate(), key, entries, now)
-        durable.write(self.crl_path, crl.public_bytes(Encoding.PEM))
+        older = self.previous()  # its list stays in force as long as it is trusted
+        durable.write(self.crl_path, crl.public_bytes(Encoding.PEM) + (older.own_crl() if older else b""))
 
     def _key(self, passphrase: str) -> ec.EllipticCurvePrivateKey:
         try:

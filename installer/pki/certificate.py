@@ -169,18 +169,23 @@ def renewal_reason(
     names: Sequence[str],
     renew_before_days: int,
     now: datetime,
+    also: Sequence[x509.Certificate] = (),
 ) -> str:
     """Why a node's certificate must be replaced; empty when it can stay.
 
     Args:
         revoked: serials in hexadecimal.
+        also: authorities beside ``ca`` whose certificates are good for now.
         names: the DNS names and addresses it should carry, in any order.
     """
     if not certificate_pem:
         return "there is none yet"
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
-        certificate.verify_directly_issued_by(ca)
+        issuer = next((a for a in (ca, *also) if a.subject == certificate.issuer), None)
+        if issuer is None:
+            return "another authority issued it"
+        certificate.verify_directly_issued_by(issuer)
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         key = x509.load_pem_x509_csr(request_pem).public_key()

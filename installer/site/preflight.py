@@ -46,7 +46,7 @@ class NodeReport:
 
 
 # Why a node could not be asked: what to say, and what to do.
-_FAILURES: dict[str, tuple[str, str]] = {
+FAILURES: dict[str, tuple[str, str]] = {
     "unreachable": ("cannot be reached over SSH", "Check that it runs, its address, and the way from this host; then: ssh {address}."),
     "hostkey": ("shows a host key that this host does not know", "Compare its fingerprint at its console, then add it to known_hosts (ssh-keyscan {address})."),
     "login": ("does not let us log in", "Check ansible_user and ansible_ssh_private_key_file, and the node's authorized_keys."),
@@ -91,7 +91,7 @@ def preflight(
             if cheap:
                 question = replace(question, outside=(), outside_names=(), disk="")
             answer = ask(inventory.connections.get(host.name, Connection(host.address)), question)
-            report.say(f"{host.name}: {'asked' if answer.facts else _FAILURES[answer.failure][0]}")
+            report.say(f"{host.name}: {'asked' if answer.facts else FAILURES[answer.failure][0]}")
             return _judged(host, wanted, inventory, answer, trouble, today or date.today())
 
         return tuple(pool.map(one, hosts))
@@ -124,7 +124,7 @@ def _judged(host: Host, wanted: Release, inventory: Inventory, answer: Answer, t
 
 
 def _unasked(host: Host, answer: Answer) -> Finding:
-    what, remedy = _FAILURES[answer.failure]
+    what, remedy = FAILURES[answer.failure]
     detail = f": {_last(answer.detail)}" if answer.detail else ""
     found = fail("ssh", f"{what}{detail}", remedy.format(address=host.address), supported=answer.failure != "old")
     return _clean(found)

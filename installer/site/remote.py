@@ -92,7 +92,7 @@ def understand(said: Talk, word: str, begin: float, connection: Connection) -> A
     if "old" in ours:
         return Answer(failure="old", detail=ours["old"][1].decode(errors="replace")[:40])
     if "facts" not in ours:
-        return Answer(failure=_failure(said, connection), detail=said.stderr.strip()[-600:])
+        return Answer(failure=failure_of(said, connection), detail=said.stderr.strip()[-600:])
     try:
         facts = parse(ours["facts"][1])
         arrived, told = ours["hello"]
@@ -109,7 +109,7 @@ def parse(data: bytes) -> Facts:
         ValueError: they are not what was asked for; pydantic's ValidationError is one.
     """
     value = json.loads(data)
-    _bounded(value, MAX_DEPTH)
+    bounded(value)
     if isinstance(value, dict) and set(value) - set(Facts.__dataclass_fields__):
         raise ValueError("it names facts that nobody asked for")
     try:
@@ -119,10 +119,15 @@ def parse(data: bytes) -> Facts:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _bounded(value: Any, depth: int) -> None:
+def bounded(value: Any, depth: int = MAX_DEPTH, max_text: int = MAX_TEXT) -> None:
+    """Refuse what no node of ours says.
+
+    Raises:
+        ValueError: a text, a number, a list or the nesting is beyond reason.
+    """
     if depth < 0:
         raise ValueError("it is nested too deep")
-    if isinstance(value, str) and len(value) > MAX_TEXT:
+    if isinstance(value, str) and len(value) > max_text:
         raise ValueError("a text in it is too long")
     if isinstance(value, int) and abs(value) >= 1 << 64:
         raise ValueError("a number in it is too large")
@@ -132,10 +137,11 @@ def _bounded(value: Any, depth: int) -> None:
         if len(value) > MAX_ITEMS:
             raise ValueError("a list in it is too long")
         for item in (*value, *value.values()) if isinstance(value, dict) else value:
-            _bounded(item, depth - 1)
+            bounded(item, depth - 1, max_text)
 
 
-def _failure(said: Talk, connection: Connection) -> str:
+def failure_of(said: Talk, connection: Connection) -> str:
+    """The word for why nothing of ours was heard. Pure."""
     text = said.stderr
     if said.cut:
         return "late" if said.cut == "time" else "flood"

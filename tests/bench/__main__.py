@@ -15,6 +15,8 @@ from tests.bench import (
     measure,
     operating,
     patching,
+    patching,
+    rotating,
     runtimes,
     scaling,
     starting,
@@ -34,6 +36,7 @@ GROUPS = {
     "runtime": runtimes,
     "patch": patching,
     "operations": operating,
+    "rotate": rotating,
 }
 
 

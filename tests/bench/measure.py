@@ -71,7 +71,7 @@ def compare(claim: Claim, pair: Pair, rounds: int) -> dict[str, Any]:
         "met": ratio >= claim.target if claim.higher else ratio <= claim.target,
         "best_ratio": round(best(sides[0]) / best(sides[1]), 4),
         "rounds": rounds,
-        "spread": round((max(sides[0]) - min(sides[0])) / ours, 3),
+        "spread": round((max(sides[0]) - min(sides[0])) / ours, 3) if ours else 0.0,
         "load": load(),
     }
 

@@ -132,6 +132,16 @@ def test_the_report_of_the_run_is_evidence(demo: Demo, lab: Lab, tmp_path: Path)
     assert "not signed by this site" in refused["error"]["what"]
 
 
+def test_status_finds_nothing_wrong_and_gets_a_token(demo: Demo, lab: Lab) -> None:
+    state = demo.work / "control"
+    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", state / n)]
+    told = demo.appliance("status", "-i", "inventories/demo", *places, "--site-keys", state / "site", json_output=True)
+    node = told["nodes"][0]
+    assert told["good"] and told["control"]["proof"] == "signed by this site", told
+    assert node["tokens"][0]["error"] == "" and node["tokens"][0]["seconds"] > 0
+    assert {u["name"] for u in node["units"] if u["active"] == "active"} >= set(UNITS.split())
+
+
 def test_no_secret_of_the_control_host_is_in_a_log_or_on_the_node(demo: Demo, lab: Lab) -> None:
     """The passphrase and the private keys of the site, looked for in every log of the runs and all over the node."""
     control = demo.work / "control"

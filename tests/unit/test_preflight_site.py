@@ -27,7 +27,7 @@ from installer.lockfile import Artifact, Lock
 from installer.site import beacon, gate, needs, remote
 from installer.site.events import Failure
 from installer.site.inventory import Connection, Control, Gateway, Host, Inventory, Service, Site, load
-from installer.site.preflight import _FAILURES, NodeReport, preflight, verdict_of
+from installer.site.preflight import FAILURES, NodeReport, preflight, verdict_of
 from installer.site.remote import Answer
 from tests.nodefacts import node, without_gpu
 
@@ -111,7 +111,7 @@ def test_a_line_with_another_mark_is_not_believed() -> None:
 )
 def test_every_way_not_to_be_asked_has_its_own_word_and_remedy(code: int, stderr: str, failure: str) -> None:
     answer = remote.understand(Talk(code, (), stderr, ""), "w", 0.0, ROOT)
-    assert answer.failure == failure and _FAILURES[failure][1]
+    assert answer.failure == failure and FAILURES[failure][1]
     assert remote.understand(Talk(None, (), "", "time"), "w", 0.0, ROOT).failure == "late"
     assert remote.understand(Talk(None, (), "", "output"), "w", 0.0, ROOT).failure == "flood"
     assert remote.understand(Talk(0, ((1.0, b"w old 3.6.8"),), "", ""), "w", 0.0, ROOT) == Answer(None, "old", "3.6.8")

@@ -1,0 +1,173 @@
+"""How a node is: release, services, certificates, firewall, disks. Quick, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ApplianceError
+from engine.firewall import Firewall
+from engine.preflight.gather import gather
+from engine.preflight.reading import text
+from engine.probe import ask_token
+from engine.process import run
+
+DEADLINE_S = 20.0
+TOKEN_S = 12.0  # a service that needs longer for one token is as good as away
+OPT = Path("/opt/appliance")
+PKI = Path("/etc/appliance/pki")
+UNITS = Path("/etc/systemd/system")
+VERIFICATION = Path("/var/lib/appliance/verification/state.json")
+PLACES = ("/", "/opt/appliance", "/var/lib/appliance", "/var/lib/appliance/blobs", "/var/log")
+MAX_PEM = 256 << 10  # bytes; a list of a thousand revocations is 60 kB
+_SHOWN = "Id,ActiveState,SubState,Result,NRestarts,ActiveEnterTimestamp,UnitFileState,MainPID"
+
+
+def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    """All of it. ``question["services"]`` names the served models to ask for a token, as {unit's instance: served name}."""
+    looks: dict[str, Callable[[], Any]] = {
+        "release": release,
+        "units": units,
+        "tokens": lambda: tokens(question.get("services", {})),
+        "certificates": certificates,
+        "firewall": firewall,
+        "system": system,
+        "disks": disks,
+        "verification": verification,
+    }
+    return gather(looks, DEADLINE_S)
+
+
+def release() -> dict[str, str]:
+    """Names of the release and, where the node knows them, of the generation in use; empty where there is none."""
+    return {"current": _name(OPT / "current"), "generation": _name(OPT / "generations" / "current")}
+
+
+def units() -> list[dict[str, Any]]:
+    """Every unit of ours that systemd has loaded or that lies on disk."""
+    names = [p.name for p in UNITS.glob("appliance-*") if p.suffix in (".service", ".timer") and "@." not in p.name]
+    listed = run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appliance-*", "opt-appliance-*.mount"])
+    names += [line.split()[0] for line in listed.stdout.splitlines() if line.split()]
+    wanted = sorted({n for n in names if n.rpartition(".")[2] in ("service", "timer", "mount", "socket", "path")})
+    if not wanted:
+        return []
+    done = run(["systemctl", "show", "--timestamp=unix", f"--property={_SHOWN}", "--", *wanted])
+    return [_unit(block) for block in done.stdout.split("\n\n") if block.strip()]
+
+
+def tokens(services: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One generated token of every service, through its own socket."""
+    found = []
+    for name, served in sorted(services.items()):
+        socket = Path("/run/appliance-vllm") / name / "api.sock"
+        try:
+            told = ask_token(socket, served, TOKEN_S)
+            found.append({"service": name, "seconds": told.seconds, "error": ""})
+        except ApplianceError as error:
+            found.append({"service": name, "seconds": 0.0, "error": error.what})
+    return found
+
+
+def certificates() -> dict[str, str]:
+    """The public files as they are; who asked can read them better."""
+    return {name: text(PKI / name, MAX_PEM) for name in ("node.crt", "ca.crt", "crl.pem")}
+
+
+def firewall() -> dict[str, Any]:
+    """What is in force, what was refused so far, and the last change."""
+    told = Firewall().status()
+    refused = {name: count["packets"] for name, count in told["counters"].items() if "denied" in name}
+    last = told["last"] or {}
+    return {
+        "loaded": told["loaded"],
+        "pending": bool(told["pending"]),
+        "unguarded": told["unguarded"],
+        "refused": refused,
+        "last": {key: str(last.get(key, "")) for key in ("outcome", "applied_at", "noted_at", "digest")},
+    }
+
+
+def system() -> dict[str, Any]:
+    """Clock, uptime, and whether a restart is due: because a package asked for it, or a newer kernel waits."""
+    reasons = []
+    if Path("/run/reboot-required").exists():
+        packages = text("/run/reboot-required.pkgs", 4096).split()
+        reasons.append("asked for by " + (", ".join(sorted(set(packages))[:8]) or "a package"))
+    running = platform.release()
+    waiting = newest_kernel()
+    if waiting and waiting != running and (Path("/lib/modules") / running).is_dir():
+        reasons.append(f"kernel {waiting} is installed, {running} runs")
+    return {
+        "time": time.time(),
+        "uptime_s": float(text("/proc/uptime").split()[0]),
+        "kernel": running,
+        "reboot": reasons,
+    }
+
+
+def newest_kernel() -> str:
+    """Version of the kernel that the next boot takes; empty where the system keeps no such link."""
+    target = _link(Path("/vmlinuz")) or _link(Path("/boot/vmlinuz"))
+    found = re.search(r"vmlinuz-(.+)$", target)
+    return found[1] if found else ""
+
+
+def disks() -> list[dict[str, Any]]:
+    """Every file system that we write to, once."""
+    found: dict[int, dict[str, Any]] = {}
+    for place in PLACES:
+        try:
+            device, space = os.stat(place).st_dev, os.statvfs(place)
+        except OSError:
+            continue
+        size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+        found.setdefault(device, {"path": place, "size": size, "free": free, "inodes_free": space.f_favail})
+    return list(found.values())
+
+
+def verification() -> dict[str, Any]:
+    """What the node's own scheduled verification of its content found: when it last ended, what is bad. Empty where there is none."""
+    if not VERIFICATION.is_file():
+        return {}
+    try:
+        said = json.loads(text(VERIFICATION))
+        last, bad = said["last"] or {}, len(said["bad"])
+        return {
+            "ended": str(last.get("ended", "")),
+            "running": said["running"] is not None,
+            "bad": bad,
+            "good": bad == 0,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {"good": False, "bad": 0, "ended": "", "running": False, "trouble": "its record cannot be read"}
+
+
+def _unit(block: str) -> dict[str, Any]:
+    said = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+    since = said.get("ActiveEnterTimestamp", "").lstrip("@")
+    return {
+        "name": said.get("Id", ""),
+        "active": said.get("ActiveState", ""),
+        "sub": said.get("SubState", ""),
+        "result": said.get("Result", ""),
+        "enabled": said.get("UnitFileState", ""),
+        "since": int(since) if since.isdigit() else 0,
+        "restarts": int(said.get("NRestarts", "0") or 0) if said.get("NRestarts", "0").isdigit() else 0,
+    }
+
+
+def _name(path: Path) -> str:
+    return os.path.basename(_link(path)) or (text(path, 256) if path.is_file() else "")
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

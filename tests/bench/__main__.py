@@ -15,7 +15,6 @@ from tests.bench import (
     measure,
     operating,
     patching,
-    patching,
     rotating,
     runtimes,
     scaling,

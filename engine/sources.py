@@ -199,6 +199,6 @@ def judge(best: float, before: Sample, after: Sample) -> Verdict:
         return Verdict.STAY
     if after.behind_is_depot:
         return Verdict.PROBE
-    if (after.behind - before.behind) / seconds > SHARE * grows and after.behind > after.near:
-        return Verdict.LEAVE
+    if (after.behind - before.behind) / seconds > SHARE * grows and after.behind - after.near > best / 2:
+        return Verdict.LEAVE  # half a second's worth apart, and the gap grows
     return Verdict.PROBE if after.behind - after.near > BACKLOG else Verdict.STAY

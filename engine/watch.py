@@ -125,7 +125,7 @@ class Watch:
             self._before = flight, after
             return
         before = self._before[1]
-        if after.at - before.at < TICK_S:
+        if after.at - before.at < 2 * TICK_S:
             return
         self._before = flight, after
         verdict = judge(self._best, before, after)

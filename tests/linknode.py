@@ -61,7 +61,11 @@ class Child:
         os.setuid(nobody.pw_uid)
         shelf = relay.Shelf(Blobs(self._store / "blobs"), offer)
         server = relay.Server(self._order["address"], self._order["port"], shelf, context, self._order["downstream"])
-        relay.serve(server, lambda: bool(os.write(said, b"1")) and None)
+
+        def ready() -> None:
+            os.write(said, b"1")
+
+        relay.serve(server, ready)
 
     def close(self) -> bool:
         if not self.pid:

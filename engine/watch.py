@@ -13,6 +13,7 @@ from engine.sources import BACKLOG, SHARE, SLOW_WAIT_S, Flight, Sample, Source, 
 
 TICK_S = 0.25
 WINDOW_S = 1.0
+GATHER_S = 3.0
 PATIENCE_S = 3.0  # before anything came at all
 ROUTINE_S = 5.0  # then twice as long each time
 PROBE = 1 << 20  # bytes
@@ -40,8 +41,16 @@ class Watch:
 
     def __enter__(self) -> Watch:
         list(self._askers.map(self._ask_at_start, self._sources.all[:-1]))
+        self._gather()
         self._thread.start()
         return self
+
+    def _gather(self) -> None:
+        """Nodes of one run start a moment apart; if each began at the depot until the one before it is up, all would share its link."""
+        nearest, deadline = self._sources.all[0], time.monotonic() + GATHER_S
+        while nearest.state is State.AWAY and time.monotonic() < deadline:
+            time.sleep(GATHER_S / 30)
+            self._ask_again(nearest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,7 +9,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import building, importing, measure, patching, runtimes, scaling, starting, table, verifying, wheels
+from tests.bench import (
+    building,
+    importing,
+    measure,
+    patching,
+    relaying,
+    runtimes,
+    scaling,
+    starting,
+    table,
+    verifying,
+    wheels,
+)
 from tests.demo import TREE
 
 GROUPS = {
@@ -21,6 +33,7 @@ GROUPS = {
     "wheels": wheels,
     "runtime": runtimes,
     "patch": patching,
+    "relay": relaying,
 }
 
 

@@ -52,9 +52,9 @@ def pairs(work: Path, only: str) -> Iterator[Pair]:
         if only in "relay-against-ansible":
             yield Pair("relay-against-ansible", relay, lambda: _ansible(site), rounds=3, warm=False)
         if only in "relay-against-aria2":
-            yield Pair("relay-against-aria2", relay, lambda: torrent.spread(site, place / "torrent"))
+            yield Pair("relay-against-aria2", relay, lambda: torrent.spread(site, place / "torrent"), rounds=3)
         if only in "relay-against-nginx":
-            yield Pair("relay-against-nginx", relay, lambda: slices(site, place / "slices"))
+            yield Pair("relay-against-nginx", relay, lambda: slices(site, place / "slices"), rounds=3)
         yield Pair("relay-node-dies", lambda: _fetch(site, site.nodes, fault=_die), relay, rounds=5, warm=False)
         yield Pair("relay-node-slow", lambda: _fetch(site, site.nodes, fault=_slow), relay, rounds=5, warm=False)
 

@@ -59,7 +59,7 @@ class Unit:
             "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=notify",
             "--description=appliance relay of content to neighbours",
             *(f"--property={p}" for p in (*PROPERTIES, *credentials)), "--",
-            sys.executable, "-m", "engine.cli", "relay", f"--listen={self._listen}", f"--offer={place}",
+            sys.executable, "-I", "-m", "engine.cli", "relay", f"--listen={self._listen}", f"--offer={place}",
             f"--blobs={self._store / 'blobs'}", f"--tls=/run/credentials/{UNIT}", *(f"--peer={p}" for p in self._peers),
         ])  # fmt: skip
         return True

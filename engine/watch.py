@@ -14,7 +14,7 @@ from engine.sources import BACKLOG, SHARE, SLOW_WAIT_S, Flight, Sample, Source, 
 TICK_S = 0.25
 WINDOW_S = 1.0
 GATHER_S = 3.0
-PATIENCE_S = 3.0  # before anything came at all
+PATIENCE_S = 3.0  # where nothing is known of what it could bring
 ROUTINE_S = 5.0  # then twice as long each time
 PROBE = 1 << 20  # bytes
 
@@ -35,6 +35,7 @@ class Watch:
         self._best = 0.0
         self._before: tuple[Flight, Sample] | None = None
         self._routine_at, self._routine_s = 0.0, ROUTINE_S
+        self._moved, self._moved_at = 0, 0.0
         self._asking: set[Source] = set()
         self._askers = ThreadPoolExecutor(4)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -88,8 +89,10 @@ class Watch:
             self._reset(source, now)
         if not source.peer or not flights:
             self._seen.clear()
-            self._before = None
+            self._before, self._moved_at = None, now
             return
+        if source.moved != self._moved:
+            self._moved, self._moved_at = source.moved, now
         self._seen.append((now, source.moved))
         while now - self._seen[0][0] > WINDOW_S + TICK_S:
             self._seen.popleft()
@@ -99,7 +102,7 @@ class Watch:
             self._best = max(self._best, rate)
         waits = self._best and now - first_at >= WINDOW_S and rate < self._best / SHARE
         waits = waits or (self._best and self._nothing_for(WINDOW_S / 2, now, source))
-        waits = waits or (not source.moved and now - min(f.since for f in flights) > PATIENCE_S)
+        waits = waits or now - self._moved_at > PATIENCE_S
         largest = max(flights, key=lambda f: (f.size, f.sha256))
         if waits:
             self._doubt(source, largest)
@@ -112,6 +115,7 @@ class Watch:
 
     def _reset(self, source: Source, now: float) -> None:
         self._of, self._best, self._before = source, 0.0, None
+        self._moved, self._moved_at = source.moved, now
         self._seen.clear()
         self._routine_at, self._routine_s = now + ROUTINE_S, ROUTINE_S
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -69,16 +71,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with pytest.raises(OSError, match="No space left"), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 20))
+    """Take all space that is free, at once: the fetch goes on meanwhile."""
+    with path.open("wb", buffering=0) as file:
+        while free := shutil.disk_usage(path).free:
+            with contextlib.suppress(OSError):  # the fetch took some of it
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free)
 
 
 def run_with(site: RelaySite, fault: Callable[[], object] | None = None, **odd: dict[str, Any]) -> None:
-    """Start all nodes in a chain; the fault comes when the second has a third of the model."""
+    """Start all nodes in a chain, one after the other; the fault comes when the second has a third of the model."""
     for node in site.nodes:
         site.start(node, chain=site.nodes, **odd.get(node, {}))
+        wait_for(lambda node=node: (site.store(node) / "blobs" / "partial").exists())  # type: ignore[misc]
     if fault:
         wait_for(lambda: arrived(site, "n2") > SIZE // 3, 10)
         fault()

@@ -6,6 +6,7 @@ bits of what it sends, which the product cannot do.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pwd
@@ -59,6 +60,9 @@ class Child:
         os.setgroups([])
         os.setgid(nobody.pw_gid)
         os.setuid(nobody.pw_uid)
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGKILL
+        )  # PR_SET_PDEATHSIG: no relay outlives a killed agent and keeps its port
         shelf = relay.Shelf(Blobs(self._store / "blobs"), offer)
         server = relay.Server(self._order["address"], self._order["port"], shelf, context, self._order["downstream"])
 

@@ -86,6 +86,18 @@ class Blobs:
                 partial.replace(final)
             sync_dir(final.parent)
 
+    @contextmanager
+    def leftover(self, sha256: str) -> Iterator[BinaryIO | None]:
+        """What an earlier attempt left of a blob, open for reading and cutting; None when there is nothing."""
+        try:
+            fd = os.open(self.root / "partial" / self.path(sha256).name, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            yield None
+            return
+        with os.fdopen(fd, "r+b", buffering=0) as file:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield file
+
     def keep(self, path: Path) -> tuple[str, int]:
         """Take in a file that was made on this file system: hash it, flush it, give it its name.
 
@@ -225,6 +237,11 @@ class Incoming:
         self._file.write(chunk)
         self._hash.update(chunk)
         self.done += len(chunk)
+
+    def show(self) -> None:
+        """Let other processes see what was written so far."""
+        if self._file is not None:
+            self._file.flush()
 
     def digest(self) -> str:
         return self._hash.hexdigest()

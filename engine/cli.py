@@ -14,6 +14,7 @@ VERBS = {
     "fetch": ("engine.fetch", "bring verified content from the depot"),
     "images": ("engine.images", "load the bundle's container images into podman"),
     "cdi": ("engine.cdi", "keep the description of GPUs for containers true"),
+    "relay": ("engine.relay", "serve what this node has of a release to its neighbours"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),

@@ -12,7 +12,7 @@ import os
 import shutil
 import ssl
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,10 +20,13 @@ import urllib3
 
 from engine import durable, trust
 from engine.blobs import Blobs
+from engine.chain import Chain
 from engine.download import TIMEOUT, WORKERS, Downloader, Item
 from engine.durable import disk_errors
 from engine.errors import ApplianceError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
+from engine.relay import split
+from engine.relay_unit import Unit
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 
@@ -33,7 +36,11 @@ HEADROOM = 256 << 20  # bytes left free for logs and the system
 
 @dataclass(frozen=True)
 class Fetched:
-    """The outcome. Sizes in bytes; ``travelled`` counts what came over the network now, ``lacking_bytes`` what was not there before."""
+    """The outcome. Sizes in bytes; ``travelled`` counts what came over the network now, ``sources`` from whom; ``lacking_bytes`` is what was not there
+    before.
+
+    ``relaying`` says that a relay was left open for neighbours, ``left`` which sources were given up and why.
+    """
 
     release: str
     changed: bool
@@ -43,6 +50,9 @@ class Fetched:
     travelled: int
     view: str
     lacking_bytes: int = 0
+    relaying: bool = False
+    sources: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
 
 
 class Door:
@@ -52,10 +62,17 @@ class Door:
         store: holds ``blobs/``, ``trust/NAME/`` and ``views/RELEASE/``.
         url: base address of the release on the depot.
         pool: connections with the node's client certificate.
+        chain: the node's neighbours; None takes everything from the depot.
     """
 
     def __init__(
-        self, store: Path, url: str, pool: urllib3.PoolManager, pinned_root: bytes, report: Report | None = None
+        self,
+        store: Path,
+        url: str,
+        pool: urllib3.PoolManager,
+        pinned_root: bytes,
+        report: Report | None = None,
+        chain: Chain | None = None,
     ) -> None:
         self._store = store
         self._url = url.rstrip("/")
@@ -63,6 +80,7 @@ class Door:
         self._root = pinned_root
         self._report = report or Silent()
         self._blobs = Blobs(store / "blobs")
+        self._chain = chain
 
     def fetch(self, release: str, profiles: set[str], *, dry_run: bool = False, demand: Demand = ANY) -> Fetched:
         """Bring the node's content up to date; with ``dry_run`` only say what would come.
@@ -91,16 +109,33 @@ class Door:
         view = self._store / "views" / release
         missing = [t for t in wanted if not self._blobs.has(t.sha256, t.size)]
         stale = not self._complete(view, wanted)
-        travelled = 0
+        moved: dict[str, int] = {}
+        relaying, left = False, []
         if not dry_run:
             self._require_space(missing)
             items = [Item(t.path, f"{self._url}/{quote(t.path)}", t.sha256, t.size) for t in missing]
-            travelled = Downloader(self._blobs, pool=self._pool, report=self._report).fetch_all(items, task="fetch")
+            if self._chain and items:
+                passed = self._chain.fetch(self._blobs, self._pool, self._url, items, wanted, self._report)
+                moved, relaying, left = passed.moved, passed.relaying, passed.left
+            else:
+                loader = Downloader(self._blobs, pool=self._pool, report=self._report)
+                moved = {"depot": loader.fetch_all(items, task="fetch")}
             if stale:
                 self._link(view, wanted)
-        size = sum(t.size for t in wanted)
-        lacking = sum(t.size for t in missing)
-        return Fetched(release, bool(missing) or stale, len(wanted), size, len(missing), travelled, str(view), lacking)
+        size, travelled, lacking = sum(t.size for t in wanted), sum(moved.values()), sum(t.size for t in missing)
+        return Fetched(
+            release,
+            bool(missing) or stale,
+            len(wanted),
+            size,
+            len(missing),
+            travelled,
+            str(view),
+            lacking,
+            relaying,
+            moved,
+            left,
+        )
 
     def _trusted(self, release: str, dry_run: bool, demand: Demand) -> Trusted:
         """The verified metadata. A dry run works on a copy of the memory, for looking must not move it."""
@@ -190,11 +225,27 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--allow-downgrade", default="", metavar="REASON", help="accept an older release; kept on record"
     )
+    parser.add_argument("--relay", default="", metavar="ADDRESS:PORT", help="pass content on to neighbours, from here")
+    parser.add_argument(
+        "--from",
+        action="append",
+        default=[],
+        dest="sources",
+        metavar="ADDRESS",
+        help="a neighbour to take it from, nearest first",
+    )
+    parser.add_argument(
+        "--to", action="append", default=[], dest="takers", metavar="ADDRESS", help="a neighbour that may ask for it"
+    )
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(argv)
     os.umask(0o022)
     pool = tls_pool(options.ca, options.cert, options.key)
-    door = Door(options.store, options.url, pool, trust.read_root(options.root))
+    chain = None
+    if options.relay:
+        unit = Unit(options.store, options.relay, options.takers, options.cert.parent)
+        chain = Chain(options.sources, split(options.relay)[1], unit)
+    door = Door(options.store, options.url, pool, trust.read_root(options.root), chain=chain)
     demand = Demand(options.minimum_version, options.allow_downgrade)
     fetched = door.fetch(options.release, set(options.profiles), dry_run=options.dry_run, demand=demand)
     print(json.dumps(asdict(fetched)))  # noqa: T201

@@ -4,6 +4,7 @@ blobs/                      content by SHA-256
 bundles/NAME-VERSION/       one bundle as a view: hard links into blobs, and its verified metadata
 trust/                      what the depot remembers (engine.memory): newest roots and metadata, latest time seen, overrides
 root.json                   the pinned root of trust
+pieces/                     hashes of pieces for nodes that relay (installer.site.piecelists); made anew when missing
 """
 
 from __future__ import annotations

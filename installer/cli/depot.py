@@ -109,6 +109,7 @@ def serve(
     if pid_file:
         durable.write(pid_file, f"{os.getpid()}\n")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with serving(bundles or depot / "bundles", address, port, tls) as url:
+    lists = depot / "pieces"
+    with serving(bundles or depot / "bundles", address, port, tls, lists if lists.is_dir() else None) as url:
         screen_of(ctx).say(f"serving {bundles or depot / 'bundles'} at {url}")
         signal.pause()

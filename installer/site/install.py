@@ -16,7 +16,7 @@ from engine.errors import InputError, TrustError
 from engine.memory import Demand
 from engine.report import Report
 from installer.depot import Depot, targets_of
-from installer.site import controlpki, gate, prove, unchanged
+from installer.site import chain, controlpki, gate, piecelists, prove, unchanged
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.ledger import Ledger
@@ -305,8 +305,17 @@ def _depot_served(request: Request, view: Path) -> Iterator[None]:
         return
     control = request.inventory.site.control
     tls = controlpki.server_tls(request.ca_dir, request.ca_passphrase, control.address)
-    with serving(view.parent, control.address, control.port, tls):
+    with serving(view.parent, control.address, control.port, tls, _piece_lists(request, view)):
         yield
+
+
+def _piece_lists(request: Request, view: Path) -> Path | None:
+    """What nodes check relayed pieces with; none where nobody relays."""
+    if request.check or not chain.order(request.inventory):
+        return None
+    place = request.depot.root / "pieces"
+    piecelists.ensure(place, request.depot.blobs, targets_of(view).values())
+    return place
 
 
 @contextmanager

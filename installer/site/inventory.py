@@ -55,6 +55,13 @@ class Gateway(_Strict):
     port: Port = 8443
 
 
+class Relay(_Strict):
+    """How nodes hand content on to each other while an install runs."""
+
+    enabled: bool = True
+    port: Port = Field(7444, description="Where a node serves its neighbours; nothing listens there at other times.")
+
+
 class Flow(_Strict):
     """Something nodes may reach beyond the depot."""
 
@@ -173,6 +180,7 @@ class Site(_Strict):
     client_sources: tuple[Network, ...] = Field((), description="From where clients may reach the gateway.")
     gateway: Gateway = Gateway()
     inference_port: Port = Field(8444, description="Port of GPU nodes that gateways connect to.")
+    relay: Relay = Relay()
     egress: tuple[Flow, ...] = ()
     rolling: Rolling = Rolling()
     gate: Gate = Gate()
@@ -196,11 +204,12 @@ class Site(_Strict):
 
 @dataclass(frozen=True)
 class Host:
-    """A node as the inventory describes it."""
+    """A node as the inventory describes it. ``rack`` is where it stands, its variable ``appliance_rack``."""
 
     name: str
     address: str
     groups: tuple[str, ...]
+    rack: str = ""
 
 
 @dataclass(frozen=True)
@@ -310,7 +319,8 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
         address = _template(str(hostvars.get(name, {}).get("ansible_host", "")))
         if not address:
             raise InputError(f"{name} has no ansible_host", where=str(path), remedy="Give the address of the node.")
-        hosts.append(Host(name, address, tuple(groups)))
+        rack = _template(str(hostvars.get(name, {}).get("appliance_rack", "")))
+        hosts.append(Host(name, address, tuple(groups), rack))
     return tuple(hosts)
 
 

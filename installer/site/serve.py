@@ -56,10 +56,18 @@ http {{
             if ($is_node = 0) {{ return 403; }}
             limit_except GET {{ deny all; }}
         }}
+        {lists}
         location / {{ return 404; }}
     }}
 }}
 """
+
+
+LISTS = """location ~ "^/pieces/[0-9a-f]{{64}}$" {{
+            if ($is_node = 0) {{ return 403; }}
+            limit_except GET {{ deny all; }}
+            root {above};
+        }}"""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,11 @@ class ServerTls:
 
 
 @contextmanager
-def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[str]:
+def serving(bundles: Path, address: str, port: int, tls: ServerTls, piece_lists: Path | None = None) -> Iterator[str]:
     """Serve ``bundles`` at https://ADDRESS:PORT until the block ends.
+
+    Args:
+        piece_lists: a directory called ``pieces`` with what installer.site.piecelists made, for nodes that relay.
 
     Raises:
         ResourceError: nginx is missing, or the port is taken.
@@ -98,6 +109,7 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls) -> Iterator[
             root=bundles,
             user=_user(),
             crl=f"ssl_crl {tls.crl};" if tls.crl else "",
+            lists=LISTS.format(above=piece_lists.parent) if piece_lists else "",
         )
         durable.write(work / "nginx.conf", config)
         process = subprocess.Popen(  # a server lives as long as the block, which `run` cannot express

@@ -10,6 +10,7 @@ from engine.errors import InputError
 from engine.fetch import STORE
 from engine.trust import Target
 from installer.runtime.recipe import DIRECTORY, WHEELS
+from installer.site import chain
 from installer.site.inventory import Container, Host, Inventory, Site
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
@@ -25,6 +26,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_runtime_image: for the role vllm, the image as a file of the node and its SHA-256; empty for wheels.
         appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
         appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
+        appliance_relay_order: nodes along the chain of the relay; empty without one.
         appliance_services: for the role vllm, models as directories on the node.
         appliance_containers, appliance_container_ingress: by host, for the roles container_runtime and firewall.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
@@ -46,6 +48,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_site": site.model_dump(mode="json"),
         "appliance_batch": site.rolling.batch,
         "appliance_max_failed_percent": site.rolling.max_failed_percent,
+        "appliance_relay_order": list(chain.order(inventory)),
         "appliance_services": services,
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},
         "appliance_container_ingress": {h.name: container_ingress(h, site) for h in inventory.hosts},

@@ -15,6 +15,7 @@ from tests.bench import (
     measure,
     operating,
     patching,
+    relaying,
     rotating,
     runtimes,
     scaling,
@@ -36,6 +37,7 @@ GROUPS = {
     "patch": patching,
     "operations": operating,
     "rotate": rotating,
+    "relay": relaying,
 }
 
 

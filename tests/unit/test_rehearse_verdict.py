@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from engine import egress
+from engine import egress, egress_raw
 from installer.lab.sighting import Sighting
 from installer.rehearse.attempts import HARMLESS, Verdict, declared, inside, judge, read
 from installer.rehearse.causes import causes
@@ -63,7 +63,7 @@ def test_a_query_whose_name_was_not_read_still_counts() -> None:
     [
         replace(ONE, address="10.87.1.1", port=7443),
         replace(ONE, address=egress.TARGETS[0], port=egress.TCP_PORT),
-        replace(ONE, address=egress.TARGETS[2], port=egress.UDP_PORT, kind="udp"),
+        replace(ONE, address=egress.TARGETS[2], port=egress_raw.UDP_PORT, kind="udp"),
         replace(ONE, kind="frame", address="", port=0, command="/opt/x/python -m engine.egress"),
         replace(ONE, kind="frame", address="", port=0, unit="systemd-networkd.service"),
     ],

@@ -195,8 +195,8 @@ def metrics(found: Found, *, records: int, written: bool, now: float) -> str:
             {f'{{kind="{k}"}}': v[what] for k, v in sums.items()},
         )
     gauge(
-        "counter_packets",
+        "door_packets",
         "Packets at the counters of the doors since the rules were loaded.",
-        {f'{{counter="{k}"}}': v for k, v in sorted(found.counters.items())},
+        {f'{{door="{k}"}}': v for k, v in sorted(found.counters.items())},
     )
     return "\n".join(out) + "\n"

@@ -36,6 +36,7 @@ COMMANDS = {
     "preflight": "preflight:preflight",
     "install": "install:install",
     "report": "carry:report",
+    "evidence": "egress:app",
     "import": "install:import_bundle",
     "keys": "keys:app",
     "build": "bundle:build_app",

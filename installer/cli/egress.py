@@ -32,6 +32,9 @@ def egress(
             "--late-after", min=1, help="Minutes after which the newest record is too old.", metavar="MINUTES"
         ),
     ] = 15,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Check all that the nodes have, also what was checked before.")
+    ] = False,
 ) -> None:
     """Fetch every node's signed evidence that nothing gets out, and check it.
 
@@ -51,7 +54,7 @@ def egress(
     site = inventories.load(inventory)
     hosts = [h for h in site.hosts if h.groups != ("control",)]
     with screen:
-        found = evidence.collect(site, directory, hosts, late_after=timedelta(minutes=late_after))
+        found = evidence.collect(site, directory, hosts, late_after=timedelta(minutes=late_after), whole=whole)
     good = all(e.good for e in found)
     lines = []
     for one in found:

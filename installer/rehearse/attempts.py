@@ -56,7 +56,12 @@ class Excuse:
 HARMLESS = (
     Excuse(
         "the install's own proof that the door is shut: addresses for documentation, where nobody is (engine.egress)",
-        lambda s: s.address in egress.TARGETS and s.port in (egress.TCP_PORT, egress_raw.UDP_PORT) and not s.name,
+        lambda s: (
+            s.address in egress.TARGETS
+            and not s.name
+            # Without a port: ICMP, which others may send for reasons of their own.
+            and (s.port in (egress.TCP_PORT, egress_raw.UDP_PORT) or (s.port == 0 and "-m engine.egress" in s.command))
+        ),
     ),
     Excuse(
         "the install's own proof that raw frames are stopped (engine.egress)",

@@ -52,18 +52,24 @@ class Evidence:
 
 
 def collect(
-    inventory: Inventory, directory: Path, hosts: Sequence[Host], *, late_after: timedelta = LATE_AFTER
+    inventory: Inventory,
+    directory: Path,
+    hosts: Sequence[Host],
+    *,
+    late_after: timedelta = LATE_AFTER,
+    whole: bool = False,
 ) -> list[Evidence]:
     """Fetch and check the evidence of ``hosts``; remember below ``directory`` how far each was seen.
 
     Args:
         directory: holds egress/NODE.pub, which the install pinned, and egress/NODE.seen.
+        whole: check all that a node has, also what was checked before.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda h: _of(h, inventory.connections[h.name], directory, late_after), hosts))
+        return list(pool.map(lambda h: _of(h, inventory.connections[h.name], directory, late_after, whole), hosts))
 
 
-def _of(host: Host, connection: Connection, directory: Path, late_after: timedelta) -> Evidence:
+def _of(host: Host, connection: Connection, directory: Path, late_after: timedelta, whole: bool) -> Evidence:
     found = Evidence(host.name)
     pin, seen = (directory / "egress" / f"{host.name}.{end}" for end in ("pub", "seen"))
     if not pin.is_file():
@@ -71,7 +77,7 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
         return found
     memory = _seen(seen, found)
     try:
-        said = _ask(connection, memory.n if memory else 0)
+        said = _ask(connection, memory.n if memory and not whole else 0)
         export = understand(said)
     except ValueError as error:
         found.problems.append(str(error))

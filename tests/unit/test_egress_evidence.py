@@ -169,6 +169,18 @@ def test_rotation_keeps_the_chain_and_says_what_it_dropped(tmp_path: Path) -> No
         assert not verify(rest, log.public(), log.head()).sound
 
 
+def test_a_part_is_enough_for_who_saw_what_came_before(tmp_path: Path) -> None:
+    log = filled(tmp_path, 10, Bounds(segment_bytes=2000, segments=99, seal_every=4))
+    memory = remembered(log)
+    for _ in range(10):
+        log.append("proof", {"good": True})
+    for skipped in range(1, len(log.segments())):
+        part = list(log.lines())[skipped:]
+        holds_it = parse(part[0][1][0])["n"] <= memory.n
+        assert verify(part, log.public(), log.head(), memory=memory).sound is holds_it
+        assert not verify(part, log.public(), log.head()).sound
+
+
 def test_a_clock_that_goes_back_is_written_down_and_no_tampering(tmp_path: Path) -> None:
     clock = Clock()
     log = log_of(tmp_path, clock=clock)

@@ -121,9 +121,14 @@ def parse(line: bytes) -> Record:
     if len(line) > MAX_LINE:
         raise ValueError("the line is too long")
     record = strictjson.loads(line, max_parts=10_000)
-    if not isinstance(record, dict) or not isinstance(record.get("n"), int) or not isinstance(record.get("kind"), str):
+    if not isinstance(record, dict) or any(
+        type(record.get(k)) is not t for k, t in (("n", int), ("kind", str), ("time", str))
+    ):
         raise ValueError("this is no record")
-    datetime.fromisoformat(str(record.get("time")))
+    if datetime.fromisoformat(record["time"]).tzinfo is None:
+        raise ValueError("its time has no zone")
+    if record["kind"] == "dropped" and type(record.get("through")) is not int:
+        raise ValueError("it does not say what was dropped")
     return record
 
 
@@ -137,7 +142,9 @@ def head_of(raw: bytes) -> Head:
     if not isinstance(found, dict) or found.keys() != Head.__dataclass_fields__.keys():
         raise ValueError("this is no head")
     head = Head(**found)
-    if not all(isinstance(v, int) for v in (head.n, head.sealed)):
+    if any(type(v) is not int for v in (head.n, head.sealed)) or any(
+        type(v) is not str for v in (head.chain, head.hash, head.time)
+    ):
         raise ValueError("this is no head")
     return head
 
@@ -219,7 +226,7 @@ class _Walk:
             case "seal":
                 self._seal(name, number, record)
             case "dropped":
-                self.dropped = int(record.get("through") or 0)
+                self.dropped = record["through"]
             case "proof":
                 verdict.proofs += 1
                 verdict.bad_proofs += record.get("good") is not True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from engine import durable, strictjson
 from engine.egress_chain import Head, Memory, Verdict, head_of, verify
 from engine.egress_log import public_key
+from engine.report import printable
 from engine.talk import Talk, talk
 from installer.site import remote
 from installer.site.inventory import Connection, Host, Inventory
@@ -66,7 +67,9 @@ def collect(
         whole: check all that a node has, also what was checked before.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda h: _of(h, inventory.connections[h.name], directory, late_after, whole), hosts))
+        return list(
+            pool.map(lambda h: shown(_of(h, inventory.connections[h.name], directory, late_after, whole)), hosts)
+        )
 
 
 def _of(host: Host, connection: Connection, directory: Path, late_after: timedelta, whole: bool) -> Evidence:
@@ -84,6 +87,14 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
         return found
     judge(found, export, pin.read_text().strip(), memory, now=datetime.now(UTC), late_after=late_after)
     return _remember(seen, found, export)
+
+
+def shown(found: Evidence) -> Evidence:
+    """The same with nothing in it that would drive a terminal: most of the words are the node's."""
+    texts: dict[str, Any] = {
+        name: [printable(t) for t in getattr(found, name)] for name in ("problems", "notes", "last_faults")
+    }
+    return replace(found, **texts, last_time=printable(found.last_time))
 
 
 def judge(

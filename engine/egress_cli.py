@@ -82,6 +82,8 @@ def _verify(wanted: Settings, log: EvidenceLog) -> int:
         now=datetime.now(UTC),
         late_after=timedelta(seconds=LATE * wanted.interval_s),
     )
+    if not verdict.last:
+        verdict.fault("", 0, "there is no evidence on this node")
     _say({"sound": verdict.sound, **asdict(verdict)})
     for fault in verdict.faults:
         sys.stderr.write(f"{fault.segment or 'evidence'}{f':{fault.line}' if fault.line else ''}: {fault.what}\n")

@@ -307,6 +307,8 @@ def test_the_verbs_say_it_in_json_and_by_exit_code(tmp_path: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out) == {"changed": True, "key": ""}
     assert egress_cli.main(["key", "--state", state]) == Exit.OK
     key = json.loads(capsys.readouterr().out)["key"]
+    assert egress_cli.main(["verify", "--state", state]) == Exit.UNTRUSTED
+    assert "there is no evidence" in capsys.readouterr().err
     log = EvidenceLog(Path(state), node="gpu-1")
     log.append("proof", {"good": True})
     assert egress_cli.main(["verify", "--state", state]) == Exit.OK

@@ -222,12 +222,14 @@ def test_the_metrics_are_ones_that_prometheus_takes() -> None:
 def test_the_alarms_ring_when_they_should(tmp_path: Path) -> None:
     names = ("denied", "rules_as_recorded", "evidence_written")
     quiet = [{"series": f'appliance_egress_{n}{{instance="n"}}', "values": "1x60"} for n in names]
+    quiet.append({"series": 'appliance_egress_evidence_records{instance="n"}', "values": "1+1x60"})
     stamps = {"series": 'appliance_egress_last_proof_timestamp_seconds{instance="n"}', "values": "0+60x60"}
     cases = [
         ({}, []),
         ({"denied": "1x4 0x60"}, ["ApplianceEgressNotDenied"]),
         ({"rules_as_recorded": "1 0 1x60"}, ["ApplianceEgressRulesChanged"]),
         ({"evidence_written": "0x60"}, ["ApplianceEgressEvidenceNotWritten"]),
+        ({"evidence_records": "9 10 7 8x60"}, ["ApplianceEgressEvidenceShrank"]),
         ({"last_proof_timestamp_seconds": "0x60"}, ["ApplianceEgressProofLate"]),
     ]
     known = [rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]

@@ -70,7 +70,7 @@ def _prove(wanted: Settings, log: EvidenceLog) -> int:
     if problem:
         raise problem
     # In the journal, too, which travels on other ways than the evidence.
-    sys.stderr.write(f"<6>egress evidence: record {head.n if head else 0} {head.hash if head else ''}\n")
+    sys.stderr.write(f"<6>egress evidence: record {head.n if head else 0} is {head.hash if head else ''}\n")
     return int(Exit.OK if found.good else Exit.FAILED)
 
 

@@ -79,6 +79,9 @@ def main() -> None:
         assert bad["attempts"], name  # after the rules were put back, so that the record says whether that helped
         assert all(k["denied"] == k["tried"] for k in bad["attempts"].values()), (name, bad)
         assert records()[-1]["kind"] == "seal", name
+        told = sh("journalctl", "--unit=appliance-egress-proof.service", "--output=cat", "--no-pager", "--lines=30")
+        assert words in told, (name, told)
+        assert str(records()[-1]["n"]) in told, (name, told)
         prove(good=True)
         assert (metric("denied"), metric("rules_restored")) == (1, 0), name
         said[name] = bad["faults"]

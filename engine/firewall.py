@@ -143,25 +143,21 @@ class Firewall:
             ApplianceError: the confirmed rules are not, or not on every interface, in force.
         """
         with self._lock():
-            digest = self.shelf.active_digest()
-            try:
-                rules = self.shelf.read(digest)
-                self.kernel.load(rules.inet)
-                missing = self._hook(rules.netdev, wait_s)
-            except ApplianceError as error:
-                self._close(digest)
-                raise ApplianceError(
-                    f"the node is closed but for management, because its firewall rules cannot be loaded: {error}",
-                    where=str(self.shelf.active),
-                    remedy="Connect by SSH from a management network and run the firewall role again.",
-                ) from error
-            self._note("active", digest)
-            self._settled()
-            if missing:
-                raise ApplianceError(
-                    f"the firewall is loaded, but the node has no interface {', '.join(sorted(missing))}",
-                    remedy="Bring the interface back or change appliance_firewall_interfaces, and run the role again.",
-                )
+            self._load(wait_s)
+
+    def mend(self) -> bool:
+        """Load the confirmed rules again when the tables are gone or hold something else; says whether it did.
+
+        Rules that wait for their confirmation are left to that, or to their rollback.
+
+        Raises:
+            ApplianceError: as ``load``.
+        """
+        with self._lock():
+            if self._settled() or self._in_force() not in ("none", "foreign"):
+                return False
+            self._load(wait_s=0)
+            return True
 
     def status(self) -> dict[str, Any]:
         """What is in force, for people, the role and the evidence; docs/firewall.md explains every field."""
@@ -179,6 +175,27 @@ class Firewall:
         }
 
     # -- how it is done -----------------------------------------------------------------------
+    def _load(self, wait_s: float) -> None:
+        digest = self.shelf.active_digest()
+        try:
+            rules = self.shelf.read(digest)
+            self.kernel.load(rules.inet)
+            missing = self._hook(rules.netdev, wait_s)
+        except ApplianceError as error:
+            self._close(digest)
+            raise ApplianceError(
+                f"the node is closed but for management, because its firewall rules cannot be loaded: {error}",
+                where=str(self.shelf.active),
+                remedy="Connect by SSH from a management network and run the firewall role again.",
+            ) from error
+        self._note("active", digest)
+        self._settled()
+        if missing:
+            raise ApplianceError(
+                f"the firewall is loaded, but the node has no interface {', '.join(sorted(missing))}",
+                remedy="Bring the interface back or change appliance_firewall_interfaces, and run the role again.",
+            )
+
     def _try(self, rules: Rules, confirm_within_s: int) -> None:
         listed = [nft.replacing(family, self.kernel.listing(family, stateless=False)) for family in nft.FAMILIES]
         restore = "".join(listed)

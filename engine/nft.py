@@ -152,15 +152,13 @@ class Nft:
 
     def counters(self) -> dict[str, Counter]:
         """Our named counters as ``family.name``."""
-        found: dict[str, Counter] = {}
-        for family in FAMILIES:
-            if family not in self._loaded():
-                continue
-            listed = json.loads(self._nft("-j", "list", "counters", "table", family, TABLE))
-            for entry in listed["nftables"]:
-                if counter := entry.get("counter"):
-                    found[f"{family}.{counter['name']}"] = Counter(int(counter["packets"]), int(counter["bytes"]))
-        return found
+        listed = json.loads(self._nft("-j", "list", "counters"))
+        entries = [entry["counter"] for entry in listed["nftables"] if "counter" in entry]
+        return {
+            f"{entry['family']}.{entry['name']}": Counter(int(entry["packets"]), int(entry["bytes"]))
+            for entry in entries
+            if entry["table"] == TABLE and entry["family"] in FAMILIES
+        }
 
     def _loaded(self) -> set[str]:
         listed = json.loads(self._nft("-j", "list", "tables"))

@@ -39,6 +39,7 @@ COMMANDS = {
     "install": "install:install",
     "rollback": "rollback:rollback",
     "report": "carry:report",
+    "evidence": "egress:app",
     "import": "install:import_bundle",
     "status": "status:status",
     "doctor": "doctor:doctor",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine import egress
+from engine import egress, egress_raw
 from engine.report import printable
 from installer.lab.sighting import DNS, Sighting
 from installer.site.inventory import Flow
@@ -56,7 +56,12 @@ class Excuse:
 HARMLESS = (
     Excuse(
         "the install's own proof that the door is shut: addresses for documentation, where nobody is (engine.egress)",
-        lambda s: s.address in egress.TARGETS and s.port in (egress.TCP_PORT, egress.UDP_PORT) and not s.name,
+        lambda s: (
+            s.address in egress.TARGETS
+            and not s.name
+            # Without a port: ICMP, which others may send for reasons of their own.
+            and (s.port in (egress.TCP_PORT, egress_raw.UDP_PORT) or (s.port == 0 and "-m engine.egress" in s.command))
+        ),
     ),
     Excuse(
         "the install's own proof that raw frames are stopped (engine.egress)",

@@ -19,7 +19,7 @@ NODE = "node-1"
 # What one machine's inventory says of its own devices and people, which a lab node has not.
 LOCAL = (
     "appliance_site", "appliance_firewall_interfaces", "appliance_firewall_unguarded", "appliance_firewall_management_sources",
-    "appliance_firewall_ssh_port", "appliance_firewall_echo_sources",
+    "appliance_firewall_ssh_port", "appliance_firewall_echo_sources", "appliance_zone_addresses",
 )  # fmt: skip
 # Small enough for any builder: one process, no compilation, a short context.
 FRUGAL_ARGS = {"dtype": "bfloat16", "max-model-len": 1024, "enforce-eager": True}
@@ -57,7 +57,8 @@ def like(inventory: Inventory, variables: Mapping[str, Mapping[str, Any]], defin
         h.name: {k: v for k, v in variables.get(h.name, {}).items() if not k.startswith("ansible_") and k not in LOCAL}
         for h in hosts
     }
-    return _servable(Shape(release_of(definition.target.os), hosts, inventory.site, kept), definition)
+    gaps = ("zones: the lab is one network, so that services were not kept apart",) if inventory.site.zones else ()
+    return _servable(Shape(release_of(definition.target.os), hosts, inventory.site, kept, gaps), definition)
 
 
 def simplest(definition: Definition, profiles: Iterable[str], model: str = "") -> Shape:
@@ -126,8 +127,14 @@ def moved(shape: Shape, addresses: Mapping[str, str], control: str) -> Shape:
         control: this host's address as the nodes see it.
     """
     new = {h.address: addresses[h.name] for h in shape.hosts} | {shape.site.control.address: control}
-    site = shape.site.model_dump(mode="json") | {"management_sources": [control], "client_sources": [control]}
-    hosts = tuple(replace(h, address=addresses[h.name]) for h in shape.hosts)
+    site = shape.site.model_dump(mode="json") | {
+        "management_sources": [control],
+        "client_sources": [control],
+        "zones": {},
+    }
+    hosts = tuple(replace(h, address=addresses[h.name], zone_addresses={}) for h in shape.hosts)
+    for flow in site["egress"]:
+        flow["zone"] = ""  # the lab is one network
     site = translated(site, new)
     site["control"]["address"] = control  # also where the inventory's control host is one of its nodes
     return replace(

@@ -18,9 +18,12 @@ from engine.errors import InputError
 from engine.process import ProcessError, run
 from installer import yamlfile
 from installer.definition import Name
+from installer.site import zones
+from installer.site.zones import Zone, ZoneName
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
 SITE_FILE = Path("group_vars/all/site.yml")
+HOSTS_FILE = "hosts.yml"
 
 
 def _network(value: str) -> str:
@@ -69,6 +72,7 @@ class Flow(_Strict):
     destinations: Annotated[tuple[Network, ...], Field(min_length=1)]
     ports: Annotated[tuple[Port, ...], Field(min_length=1)]
     protocol: Literal["tcp", "udp"] = "tcp"
+    zone: str = Field("", description="Zone by whose interfaces it leaves; by any when left out.")
 
 
 Share = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")]
@@ -182,6 +186,9 @@ class Site(_Strict):
     inference_port: Port = Field(8444, description="Port of GPU nodes that gateways connect to.")
     relay: Relay = Relay()
     egress: tuple[Flow, ...] = ()
+    zones: dict[ZoneName, Zone] = Field(
+        default_factory=dict, description="Networks that are kept apart. Without zones every service lives everywhere."
+    )
     rolling: Rolling = Rolling()
     gate: Gate = Gate()
     keep_generations: Annotated[int, Field(ge=2, le=20)] = Field(
@@ -210,6 +217,11 @@ class Host:
     address: str
     groups: tuple[str, ...]
     rack: str = ""
+    zone_addresses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> zones.Place:
+        return zones.Place(self.name, self.address, self.groups, self.zone_addresses)
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,10 @@ class Inventory:
     def in_group(self, group: str) -> tuple[Host, ...]:
         return tuple(h for h in self.hosts if group in h.groups)
 
+    def address(self, host: Host, service: str) -> str:
+        """Where ``host`` offers ``service``: in the zone it lives in, or at the node's one address."""
+        return zones.address_for(self.site.zones, service, host.place)
+
 
 def load(path: Path) -> Inventory:
     """Read and validate.
@@ -261,6 +277,7 @@ def load(path: Path) -> Inventory:
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))
     _consistent(path, hosts, site)
+    _zoned(path, hosts, site)
     connections = {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts}
     return Inventory(path, hosts, site, connections, hostvars)
 
@@ -319,8 +336,16 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
         address = _template(str(hostvars.get(name, {}).get("ansible_host", "")))
         if not address:
             raise InputError(f"{name} has no ansible_host", where=str(path), remedy="Give the address of the node.")
+        named = hostvars.get(name, {}).get("appliance_zone_addresses", {})
+        if not isinstance(named, dict):
+            raise InputError(
+                f"{name}: appliance_zone_addresses is no mapping",
+                where=str(path),
+                remedy="Write ZONE: ADDRESS below it.",
+            )
+        zone_addresses = {str(zone): _template(str(value)) for zone, value in named.items()}
         rack = _template(str(hostvars.get(name, {}).get("appliance_rack", "")))
-        hosts.append(Host(name, address, tuple(groups), rack))
+        hosts.append(Host(name, address, tuple(groups), rack, zone_addresses))
     return tuple(hosts)
 
 
@@ -437,3 +462,27 @@ def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
             where=str(path),
             remedy="Add a host to gateway; a GPU node may be both.",
         )
+
+
+def _zoned(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
+    """Refuse zones that contradict each other, the rest of the site or the hosts; every fault at once."""
+    uses = [
+        zones.Use(("management_sources",), site.management_sources, "ssh"),
+        zones.Use(("client_sources",), site.client_sources, "gateway"),
+        zones.Use(("control", "address"), (site.control.address,), "depot"),
+        *(zones.Use(("egress", i), flow.destinations, zone=flow.zone) for i, flow in enumerate(site.egress)),
+    ]
+    file = path / SITE_FILE
+    document = yamlfile.load(file) if file.is_file() else None
+    told = []
+    for fault in zones.faults(site.zones, uses, [h.place for h in hosts]):
+        dotted = ".".join(map(str, fault.key))
+        if fault.host:
+            where = f"{path / HOSTS_FILE}: {fault.host}: {dotted}"
+        elif document:
+            where = f"{file}:{document.line(('appliance_site', *fault.key))}: {dotted}"
+        else:
+            where = f"{path}: appliance_site.{dotted}"
+        told.append(f"{where}: {fault.what}. {fault.remedy}")
+    if told:
+        raise InputError("\n".join(told), remedy="docs/firewall.md says what zones are.")

@@ -13,7 +13,7 @@ import urllib3
 
 from engine import strictjson
 from installer.site import controlpki
-from installer.site.inventory import Host, Inventory, Service
+from installer.site.inventory import Inventory, Service
 
 ATTEMPT_S = 120.0  # one generation on a small CPU takes seconds; a stuck one is a failure
 MAX_ANSWER = 1 << 20
@@ -36,15 +36,15 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path) -> lis
     with tempfile.TemporaryDirectory(prefix="appliance-proof-") as scratch:
         client = controlpki.proof_client(ca_dir, ca_passphrase, Path(scratch))
         return [
-            _prove(gateway, inventory.site.gateway.port, service, client)
+            _prove(gateway.name, inventory.address(gateway, "gateway"), inventory.site.gateway.port, service, client)
             for gateway in inventory.in_group("gateway")
             for service in inventory.site.services
         ]
 
 
-def _prove(gateway: Host, port: int, service: Service, client: controlpki.ClientTls) -> Proof:
+def _prove(gateway: str, address: str, port: int, service: Service, client: controlpki.ClientTls) -> Proof:
     begin = time.monotonic()
-    url = f"https://{gateway.address}:{port}/v1/chat/completions"
+    url = f"https://{f'[{address}]' if ':' in address else address}:{port}/v1/chat/completions"
     try:
         answer = ask(url, service.served_name, client.context())
         good = bool(answer)
@@ -52,7 +52,7 @@ def _prove(gateway: Host, port: int, service: Service, client: controlpki.Client
         answer, good = f"{type(error).__name__}: {error}", False
     took = round(time.monotonic() - begin, 2)
     refused = _refused(url, service.served_name, client.context(with_certificate=False))
-    return Proof(gateway.name, service.name, good and refused, answer, took, refused)
+    return Proof(gateway, service.name, good and refused, answer, took, refused)
 
 
 def ask(url: str, model: str, context: ssl.SSLContext) -> str:

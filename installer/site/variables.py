@@ -10,7 +10,7 @@ from engine.errors import InputError
 from engine.fetch import STORE
 from engine.trust import Target
 from installer.runtime.recipe import DIRECTORY, WHEELS
-from installer.site import chain
+from installer.site import chain, zones
 from installer.site.inventory import Container, Host, Inventory, Site
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
@@ -29,6 +29,9 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_relay_order: nodes along the chain of the relay; empty without one.
         appliance_services: for the role vllm, models as directories on the node.
         appliance_containers, appliance_container_ingress: by host, for the roles container_runtime and firewall.
+        appliance_zones, appliance_service_zones: for the role firewall, the zones and the zone of every service; empty without zones.
+        appliance_zone_addresses_of: addresses by host and zone.
+        appliance_service_addresses: where each host offers a service, by service and host.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
     site = inventory.site
@@ -37,7 +40,9 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         entry = service.model_dump(mode="json")
         entry["model"] = f"{VIEWS}/{release}/content/models/{service.model}"
         services.append(entry)
-    peers = [{"host": h.address, "port": site.inference_port} for h in inventory.in_group("gpu")]
+    peers = [
+        {"host": inventory.address(h, "inference"), "port": site.inference_port} for h in inventory.in_group("gpu")
+    ]
     image = runtime_image(site, targets)
     return {
         "appliance_runtime_image": {"path": str(Blobs(STORE / "blobs").path(image.sha256)), "sha256": image.sha256}
@@ -52,6 +57,17 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_services": services,
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},
         "appliance_container_ingress": {h.name: container_ingress(h, site) for h in inventory.hosts},
+        "appliance_zones": [
+            {"name": n, **z.model_dump(mode="json", exclude={"services"})} for n, z in site.zones.items()
+        ],
+        "appliance_service_zones": zones.homes(site.zones),
+        "appliance_zone_addresses_of": {
+            h.name: {z: a for z in site.zones if (a := zones.address_in(site.zones, z, h.place))}
+            for h in inventory.hosts
+        },
+        "appliance_service_addresses": {
+            service: {h.name: inventory.address(h, service) for h in inventory.hosts} for service in zones.SERVICES
+        },
         "appliance_local_upstreams": [
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import patching, preflight, signing, sources, targets
+from tests.fuzz import evidence, patching, preflight, signing, sources, targets
 from tests.fuzz.targets import FuzzTarget
 
 TARGETS: dict[str, FuzzTarget] = {
@@ -11,4 +11,5 @@ TARGETS: dict[str, FuzzTarget] = {
     **sources.TARGETS,
     **preflight.TARGETS,
     **patching.TARGETS,
+    **evidence.TARGETS,
 }

@@ -8,7 +8,8 @@ import struct
 
 import pytest
 
-from engine.egress import FRAMES, SOCKETS, Attempt, Proof, _ip_frame, _outcome, main
+from engine.egress import FRAMES, SOCKETS, Attempt, Proof, main
+from engine.egress_raw import _ip_frame, outcome_of
 from engine.errors import Exit
 
 TCP = Attempt("tcp", "192.0.2.1", "eth0", "refused", SOCKETS, 1)
@@ -54,11 +55,11 @@ def test_errors_become_outcomes(error: OSError, outcome: tuple[str, str]) -> Non
     def attempt() -> None:
         raise error
 
-    assert _outcome(attempt, done="sent") == outcome
+    assert outcome_of(attempt, done="sent") == outcome
 
 
 def test_no_error_means_that_it_got_out() -> None:
-    assert _outcome(lambda: 1, done="sent") == ("sent", "")
+    assert outcome_of(lambda: 1, done="sent") == ("sent", "")
 
 
 def test_the_ipv4_frame_is_one_a_switch_would_carry() -> None:

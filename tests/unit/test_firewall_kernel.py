@@ -299,7 +299,12 @@ assert egress.main([]) == 0
     found = json.loads(out)
     assert found["shut"] is True
     kinds = {(a["kind"], a["hook"]) for a in found["attempts"] if a["outcome"] == "refused"}
-    assert kinds == {("tcp", "inet output"), ("udp", "inet output"), ("frame", "netdev egress")}
+    assert kinds == {
+        ("tcp", "inet output"),
+        ("udp", "inet output"),
+        ("icmp", "inet output"),
+        ("frame", "netdev egress"),
+    }
     assert all(a["denied"] for a in found["attempts"])
     assert all(a["counted"] >= 2 for a in found["attempts"] if a["kind"] == "frame")
 

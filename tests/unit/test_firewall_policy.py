@@ -94,3 +94,27 @@ def test_networks_are_split_by_family_sorted_and_merged() -> None:
 )
 def test_a_peer_is_found_in_its_network(address: str, inside: bool) -> None:
     assert firewall_policy.firewall_holds(["10.0.0.0/24", "fe80::/10"], address) is inside
+
+
+PROOF: dict[str, Any] = {
+    "targets": ["192.0.2.1", "2001:db8::1"], "interval_s": 300, "segments": 64, "segment_bytes": 1 << 20, "seal_every": 12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"targets": []}, "is empty: name addresses"),
+        ({"targets": ["example.org"]}, "'example.org', which is no address"),
+        ({"targets": ["10.0.0.5"]}, "entry 'time' lets out: name another"),
+        ({"interval_s": 5}, "interval_s is 5: use at least 60"),
+        ({"segments": 1}, "segments is 1: use at least 2"),
+        ({"segment_bytes": 10}, "segment_bytes is 10"),
+        ({"seal_every": 0}, "seal_every is 0"),
+    ],
+)
+def test_a_proof_that_would_prove_nothing_is_refused(change: dict[str, Any], words: str) -> None:
+    faults = firewall_policy.firewall_proof_faults(PROOF | change, GOOD["egress"])
+    assert len(faults) == (1 if words else 0)
+    assert all(words in fault for fault in faults)

@@ -67,6 +67,20 @@ def test_what_the_site_lets_out_moves_only_where_it_leads_to_a_node() -> None:
     assert shape.site.egress[0].destinations == ("10.87.1.1/32", "198.51.100.9")
 
 
+def test_zones_are_left_out_and_named_as_a_gap() -> None:
+    zoned = inventory(
+        zones={"management": {"networks": ("192.0.2.0/24",), "services": ("ssh", "depot", "gateway", "inference")}, "storage": {"interfaces": ("eth1",)}},
+        egress=(Flow(name="nfs", destinations=("203.0.113.9",), ports=(2049,), zone="storage"),),
+    )  # fmt: skip
+    shape = moved(
+        like(zoned, {"gpu-1": {"appliance_zone_addresses": {"storage": "203.0.113.7"}}}, definition()),
+        PLACES,
+        "10.87.1.1",
+    )
+    assert (shape.site.zones, shape.site.egress[0].zone, shape.variables["gpu-1"]) == ({}, "", {})
+    assert any("kept apart" in gap for gap in shape.gaps)
+
+
 def test_a_node_that_is_also_the_control_host_is_not_taken_for_it() -> None:
     one = Inventory(Path("site"), (Host("all", "192.0.2.5", ("control", "gpu", "gateway")),), inventory().site)
     shape = moved(like(one, {}, definition()), {"all": "10.87.1.11"}, "10.87.1.1")

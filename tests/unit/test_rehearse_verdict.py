@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from engine import egress
+from engine import egress, egress_raw
 from installer.lab.sighting import Sighting
 from installer.rehearse.attempts import HARMLESS, Verdict, declared, inside, judge, read
 from installer.rehearse.causes import causes
@@ -63,7 +63,8 @@ def test_a_query_whose_name_was_not_read_still_counts() -> None:
     [
         replace(ONE, address="10.87.1.1", port=7443),
         replace(ONE, address=egress.TARGETS[0], port=egress.TCP_PORT),
-        replace(ONE, address=egress.TARGETS[2], port=egress.UDP_PORT, kind="udp"),
+        replace(ONE, address=egress.TARGETS[2], port=egress_raw.UDP_PORT, kind="udp"),
+        replace(ONE, address=egress.TARGETS[0], port=0, kind="raw", command="/opt/x/python -m engine.egress_raw"),
         replace(ONE, kind="frame", address="", port=0, command="/opt/x/python -m engine.egress"),
         replace(ONE, kind="frame", address="", port=0, unit="systemd-networkd.service"),
     ],
@@ -78,6 +79,7 @@ def test_what_is_inside_or_the_install_s_own_proof_does_not_count(harmless: Sigh
     [
         replace(ONE, address="10.87.2.1"),
         replace(ONE, address=egress.TARGETS[0], port=80),
+        replace(ONE, address=egress.TARGETS[0], port=0, kind="raw", command="ping"),
         replace(ONE, address="192.0.2.2"),
         replace(ASKED, address=egress.TARGETS[0]),
         replace(ONE, kind="frame", address="", port=0),

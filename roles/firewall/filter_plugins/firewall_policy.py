@@ -12,6 +12,7 @@ INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 RATE = re.compile(r"[1-9][0-9]{0,5}/(second|minute|hour)")
 HIGHEST_PORT = 65535
 SHORTEST_CONFIRM_S = 15
+SHORTEST_PROOF_S = 60  # a proof of eight interfaces takes some ten seconds
 
 
 def firewall_networks(cidrs: Iterable[str], version: int) -> list[str]:
@@ -57,6 +58,30 @@ def firewall_faults(policy: Mapping[str, Any]) -> list[str]:
             f" use at least {SHORTEST_CONFIRM_S}."
         )
     return faults
+
+
+def firewall_proof_faults(proof: Mapping[str, Any], egress: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Everything that is wrong with the variables of the proof, in the same words."""
+    variable, faults = "appliance_firewall_proof_targets", []
+    if not proof["targets"]:
+        faults.append(f"{variable} is empty: name addresses outside every allow-list.")
+    for target in proof["targets"]:
+        try:
+            address = ipaddress.ip_address(target if isinstance(target, str) else "")
+        except ValueError:
+            faults.append(f"{variable} has {target!r}, which is no address: write it like 192.0.2.1.")
+            continue
+        faults += [
+            f"{variable} has {target}, which appliance_firewall_egress entry {entry.get('name')!r} lets out: name another."
+            for entry in egress
+            if firewall_holds(entry.get("destinations") or [], str(address))
+        ]
+    least = {"interval_s": SHORTEST_PROOF_S, "segments": 2, "segment_bytes": 65536, "seal_every": 1}
+    return faults + [
+        f"appliance_firewall_proof_{name} is {proof[name]}: use at least {number}."
+        for name, number in least.items()
+        if int(proof[name]) < number
+    ]
 
 
 def _management(sources: list[str]) -> list[str]:
@@ -124,4 +149,5 @@ class FilterModule:
             "firewall_networks": firewall_networks,
             "firewall_holds": firewall_holds,
             "firewall_faults": firewall_faults,
+            "firewall_proof_faults": firewall_proof_faults,
         }

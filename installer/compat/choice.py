@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,41 @@ def mig(devices: Sequence[int], layout: Iterable[Mapping[str, Any]]) -> tuple[st
             elif much := over(table, Counter(group["profiles"])):
                 faults.append(f"{told}: {much}: ask for fewer or smaller instances.")
     return tuple(dict.fromkeys(faults))
+
+
+def slices(n_gpus: int, layout: Iterable[Mapping[str, Any]], services: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Services whose slice the layout does not make, or that share one.
+
+    Args:
+        services: ``name``, ``gpu`` and ``instance``.
+    """
+    instances: dict[int, int] = {}
+    for group in layout:
+        for index in range(n_gpus) if group["gpus"] == "all" else group["gpus"]:
+            instances[index] = sum(group["profiles"].values())
+    faults: list[str] = []
+    taken: dict[tuple[int, int], str] = {}
+    for service in services:
+        where = (service["gpu"], service["instance"])
+        if service["instance"] >= instances.get(service["gpu"], 0):
+            faults.append(f"the service {service['name']} is to run on instance {where[1]} of GPU {where[0]}, which has {instances.get(where[0], 0)}: correct its mig, or mig.layout.")  # fmt: skip
+        elif where in taken:
+            faults.append(f"the services {taken[where]} and {service['name']} are to run on the same slice: give every service its own.")  # fmt: skip
+        taken.setdefault(where, service["name"])
+    return tuple(faults)
+
+
+def mig_devices(listing: str) -> dict[str, list[str]]:
+    """Slices by GPU as ``nvidia-smi -L`` lists them: UUIDs in the order of its lines."""
+    found: dict[str, list[str]] = {}
+    gpu = ""
+    for line in listing.splitlines():
+        if match := re.match(r"GPU (\d+): ", line):
+            gpu = match[1]
+            found[gpu] = []
+        elif gpu and (match := re.match(r"\s+MIG .*\(UUID: (MIG-[0-9a-fA-F-]+)\)", line)):
+            found[gpu].append(match[1])
+    return found
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -26,12 +26,14 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
         appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
         appliance_services: for the role vllm, models as directories on the node.
+        appliance_mig_services: for the role mig, which service runs on which slice.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
     site = inventory.site
     services = []
     for service in site.services:
         entry = service.model_dump(mode="json")
+        entry.pop("mig")  # the role mig's business
         entry["model"] = f"{VIEWS}/{release}/content/models/{service.model}"
         services.append(entry)
     peers = [{"host": h.address, "port": site.inference_port} for h in inventory.in_group("gpu")]
@@ -46,6 +48,9 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_batch": site.rolling.batch,
         "appliance_max_failed_percent": site.rolling.max_failed_percent,
         "appliance_services": services,
+        "appliance_mig_services": [
+            {"name": s.name, "gpu": s.mig.gpu, "instance": s.mig.instance} for s in site.services if s.mig
+        ],
         "appliance_local_upstreams": [
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
         ],

@@ -16,7 +16,7 @@ GLOBS = (
 )  # fmt: skip
 # NVIDIA's, but neither driver nor kernel: the container toolkit, CUDA's toolkit and MIG's tools go their own way.
 OTHER_GLOBS = (
-    "*nvidia-container*", "nvidia-cg-*", "nvidia-cuda-*", "nvidia-docker*", "nvidia-mig-*", "nvidia-opencl-dev", "nvidia-profiler",
+    "*nvidia-container*", "nvidia-cg-*", "nvidia-cuda-dev", "nvidia-cuda-doc", "nvidia-cuda-gdb", "nvidia-cuda-samples", "nvidia-cuda-toolkit*", "nvidia-docker*", "nvidia-mig-*", "nvidia-opencl-dev", "nvidia-profiler",
     "nvidia-visual-profiler",
 )  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_switching_the_flavour_of_modules_may_remove_the_other_one() -> None:
     [
         ("libnvidia-ml1", True), ("nvidia-fabricmanager-580", True), ("libnvidia-nscq-580", True), ("nvlsm", True), ("nvidia-imex", True),
         ("linux-image-amd64", True), ("linux-modules-nvidia-580-server-open-6.8.0-90-generic", True), ("firmware-nvidia-gsp", True),
-        ("nvidia-container-toolkit", False), ("libnvidia-container1", False), ("nvidia-cuda-toolkit", False), ("nvidia-mig-manager", False),
+        ("nvidia-cuda-mps", True), ("nvidia-container-toolkit", False), ("libnvidia-container1", False), ("nvidia-cuda-toolkit", False), ("nvidia-mig-manager", False),
         ("libc6", False), ("linux-libc-dev", False), ("linux-base", False),
     ],
 )  # fmt: skip

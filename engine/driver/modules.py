@@ -44,6 +44,7 @@ def build(package: Path, kernel: str, work: Path = WORK) -> Built:
     if not stamp.is_file() or stamp.read_text() != told:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, mode=0o700)
+        (work / "dkms").mkdir()  # DKMS makes no tree of its own
         run(["dpkg-deb", "--extract", package, work / "package"])
         name, version = _source(work, package)
         try:

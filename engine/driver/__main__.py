@@ -19,7 +19,7 @@ from engine.process import ProcessError, run
 
 APT = (
     "-o", "Dir::Etc::preferences=/dev/null", "-o", "Dir::Etc::preferencesparts=/dev/null",  # pins of the set that is being left
-    "--quiet", "--simulate", "--no-install-recommends", "--allow-change-held-packages", "--allow-downgrades",
+    "--quiet", "--simulate", "--no-install-recommends", "--allow-change-held-packages", "--allow-downgrades", "--ignore-hold",
 )  # fmt: skip
 
 

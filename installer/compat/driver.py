@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from installer.compat.facts import Deb, Facts, Finding, branch, upstream
+from engine.driver.names import ON_THEIR_OWN, upstream
+from installer.compat.facts import Deb, Facts, Finding, branch
 from installer.compat.tables import GPUS
 
-# Their own sources with their own numbers in Debian, although they look like driver versions.
-ON_THEIR_OWN = frozenset({"nvidia-persistenced", "nvidia-modprobe", "nvidia-settings", "nvidia-xconfig"})
 FABRIC = re.compile(r"^(nvidia-fabricmanager|nvidia-fabric-manager|cuda-drivers-fabricmanager)")
 COMPILER = re.compile(r"^(gcc|gcc-\d+|build-essential|linux-compiler-gcc-.*)$")
 IMAGE = re.compile(r"^linux-image-(?:unsigned-)?(\d.*)$")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -85,12 +84,6 @@ def public(version: str) -> str:
 def branch(driver: str) -> int:
     """The driver branch, 580 of ``580.178.04``."""
     return int(driver.split(".", maxsplit=1)[0])
-
-
-def upstream(deb_version: str) -> str:
-    """The vendor's version in a Debian version: ``1:580.178.04-0ubuntu1`` gives ``580.178.04``."""
-    match = re.search(r"(?:^|:)(\d{3}\.\d{1,3}(?:\.\d{1,3})?)(?![\d.])", deb_version)
-    return match[1] if match else ""
 
 
 def dotted(numbers: tuple[int, ...]) -> str:

@@ -105,11 +105,11 @@ def mig(facts: Facts) -> Iterator[Finding]:
                 "mig-profile", "failure", f"{model} has no MIG profile {', '.join(strange)}",
                 f"It has: {', '.join(table.profiles)}.",
             )  # fmt: skip
-        elif over := _over(table, Counter(gpu.mig)):
-            yield Finding("mig-room", "failure", f"{model}: {over}", "Ask for fewer or smaller instances.")
+        elif much := over(table, Counter(gpu.mig)):
+            yield Finding("mig-room", "failure", f"{model}: {much}", "Ask for fewer or smaller instances.")
 
 
-def _over(table: MigTable, wanted: Counter[str]) -> str:
+def over(table: MigTable, wanted: Counter[str]) -> str:
     """What one GPU has too little of; empty when everything fits."""
     for profile, count in sorted(wanted.items()):
         most = table.profiles[profile][2]

@@ -38,6 +38,8 @@ FIRST_CUDA_WITHOUT_OLD = 13
 # Driver Installation Guide, "Kernel Modules": open modules work from Turing on (they need the GPU's own system
 # processor). Guide of branch 620: proprietary modules are removed; 580 is the last branch for what came before Turing.
 OPEN_ONLY_FROM = 620
+# NVIDIA's announcement with branch 560: from there its installers take the open modules for every GPU that can have them.
+OPEN_FROM = 560
 BEFORE_OPEN: frozenset[Architecture] = frozenset({"maxwell", "pascal", "volta"})
 LAST_BEFORE_OPEN = 580
 # The driver's own README and NVIDIA's announcement of the move to open modules: these never had proprietary ones.

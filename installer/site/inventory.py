@@ -114,6 +114,75 @@ class Gate(_Strict):
     tokens: Annotated[int, Field(ge=8, le=1024)] = Field(48, description="Length of each answer.")
 
 
+Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="HH:MM in the node's local time.")]
+Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+
+
+class Window(_Strict):
+    """When nodes may be rebooted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        (), description="Days on which it begins; empty is every day."
+    )
+    begin: Clock = Field(alias="from")
+    end: Clock = Field(alias="to", description="Earlier than from means on the next day.")
+
+
+class GpuDriver(_Strict):
+    """NVIDIA's driver and its kernel on GPU nodes: one set, from the bundle, in exactly these versions."""
+
+    version: Annotated[str, Field(pattern=r"^\d{3}\.\d{1,3}(\.\d{1,3})?$", description="For example 580.178.04.")]
+    kernel: Annotated[str, Field(pattern=r"^\d[A-Za-z0-9.+~-]+$", description="As `uname -r` prints it.")]
+    packages: tuple[Package, ...] = Field(
+        ("libcuda1", "libnvidia-ml1", "nvidia-smi", "nvidia-persistenced"),
+        description="Packages beside the kernel modules; the default is Debian's names.",
+    )
+    modules: Literal["auto", "open", "proprietary"] = Field("auto", description="auto decides by the GPUs of a node.")
+    source: Literal["dkms", "prebuilt"] = "dkms"
+    module_package: Package | Literal[""] = Field("", description="Empty takes Debian's name of the flavour.")
+    module_signer: Annotated[str, Field(pattern=r"^[^\n]{0,200}$")] = Field(
+        "", description="Name of the key that signed prebuilt modules; needed under Secure Boot."
+    )
+    fabric: tuple[Package, ...] = Field((), description="Fabric manager and its companions, for boards with NVSwitch.")
+    maintenance: Window | None = Field(None, description="When nodes may be rebooted; without it never.")
+
+
+class Cuda(_Strict):
+    """CUDA beyond what the wheels bring."""
+
+    toolkit: bool = Field(False, description="Compilers and libraries for development; serving needs none.")
+    toolkit_packages: Annotated[tuple[Package, ...], Field(min_length=1)] = ("nvidia-cuda-toolkit",)
+    compat: Package | Literal[""] = Field(
+        "",
+        description="Package with a libcuda newer than the driver, for data center GPUs; for example cuda-compat-13-2.",
+    )
+
+
+class MigGroup(_Strict):
+    """GPUs that are divided alike."""
+
+    gpus: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=63)], ...] = "all"
+    profiles: dict[
+        Annotated[str, Field(pattern=r"^[1-9]g\.[0-9]{1,3}gb([+-](me|gfx|me\.all))?$")],
+        Annotated[int, Field(ge=1, le=8)],
+    ] = Field(default_factory=dict, description="Instances by profile; none switches MIG off.")
+
+
+class Mig(_Strict):
+    """How the GPUs of a node are divided."""
+
+    layout: Annotated[tuple[MigGroup, ...], Field(min_length=1)]
+
+
+class Slice(_Strict):
+    """One instance of a divided GPU."""
+
+    gpu: Annotated[int, Field(ge=0, le=63)] = 0
+    instance: Annotated[int, Field(ge=0, le=7, description="Counted on its GPU, as `nvidia-smi -L` lists them.")] = 0
+
+
 class Service(_Strict):
     """One served model."""
 
@@ -124,6 +193,7 @@ class Service(_Strict):
     environment: dict[str, str] = Field(default_factory=dict)
     memory_max: str = Field("", description="systemd MemoryMax, for example 64G.")
     devices: tuple[Literal["nvidia"], ...] = Field((), description="Device classes the service may open.")
+    mig: Slice | None = Field(None, description="The slice it runs on, where mig.layout divides GPUs.")
     start_timeout_s: Annotated[int, Field(ge=10)] = 900
 
 
@@ -204,6 +274,9 @@ class Site(_Strict):
         description="Containers beside the models; an empty list removes those there were, no list leaves podman alone.",
     )
     gpu_metrics: GpuMetrics | None = Field(None, description="Metrics of GPUs through DCGM; none when left out.")
+    gpu_driver: GpuDriver | None = Field(None, description="Without it the driver is left as it is.")
+    cuda: Cuda | None = None
+    mig: Mig | None = None
     services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
         (), description="Served models; one until the policy gateway can route by model."
     )
@@ -455,6 +528,18 @@ def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
             f"two containers have the port {again[0]}",
             where=f"{path / SITE_FILE}: containers",
             remedy="Give every port of a node to one container.",
+        )
+    if site.cuda and site.cuda.compat and not site.gpu_driver:
+        raise InputError(
+            "cuda.compat is asked for, but gpu_driver does not say which driver it stands beside",
+            where=str(path / SITE_FILE),
+            remedy="Add gpu_driver, or remove cuda.compat.",
+        )
+    if sliced := next((s for s in site.services if s.mig and (not site.mig or "nvidia" not in s.devices)), None):
+        raise InputError(
+            f"the service {sliced.name} is to run on a MIG slice, but {'its devices do not name nvidia' if site.mig else 'mig.layout divides no GPU'}",
+            where=str(path / SITE_FILE),
+            remedy="Add mig.layout and devices: [nvidia], or remove mig from the service.",
         )
     if site.services and not gateways:
         raise InputError(

@@ -32,12 +32,14 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_zones, appliance_service_zones: for the role firewall, the zones and the zone of every service; empty without zones.
         appliance_zone_addresses_of: addresses by host and zone.
         appliance_service_addresses: where each host offers a service, by service and host.
+        appliance_mig_services: for the role mig, which service runs on which slice.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
     site = inventory.site
     services = []
     for service in site.services:
         entry = service.model_dump(mode="json")
+        entry.pop("mig")  # the role mig's business
         entry["model"] = f"{VIEWS}/{release}/content/models/{service.model}"
         services.append(entry)
     peers = [
@@ -68,6 +70,9 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_service_addresses": {
             service: {h.name: inventory.address(h, service) for h in inventory.hosts} for service in zones.SERVICES
         },
+        "appliance_mig_services": [
+            {"name": s.name, "gpu": s.mig.gpu, "instance": s.mig.instance} for s in site.services if s.mig
+        ],
         "appliance_local_upstreams": [
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
         ],

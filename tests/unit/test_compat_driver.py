@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from installer.compat.facts import Facts, upstream
+from engine.driver.names import upstream
+from installer.compat.facts import Facts
 from tests.facts import DEBS, DRIVER, GPU, KERNEL, deb, facts, found, one, with_gpu, without
 
 PREBUILT = (*(d for d in DEBS if "dkms" not in d.name), deb(f"linux-modules-nvidia-580-server-open-{KERNEL}"))

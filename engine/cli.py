@@ -15,8 +15,10 @@ VERBS = {
     "images": ("engine.images", "load the bundle's container images into podman"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
+    "baseline": ("engine.baseline.cli", "compare the node with its hardening baseline"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),
+    "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from engine.baseline import accounts, files, judge, kernel, policy, services, ssh, sudo
 from engine.baseline.outcome import FAIL, NOT_APPLICABLE, PASS, WAIVED
 from engine.baseline.policy import Control, Policy, Waiver
 from engine.errors import InputError
 from installer.site.baseline import TABLE, page
+from installer.site.inventory import Baseline, Site
 
 ROLE = Path(__file__).parents[2] / "roles/os_baseline"
 CONTROLS: list[dict[str, Any]] = yaml.safe_load((ROLE / "vars/main.yml").read_text())["os_baseline_controls"]
@@ -310,3 +312,40 @@ def test_variables_of_the_role_are_judged() -> None:
     assert "https" in said(log_host="http://192.0.2.7")[0]
     assert "at least 15" in said(confirm_timeout_s=5)[0]
     assert "authorised" in said(banner="Welcome to Debian 12")[0]
+
+
+# --- the site's key
+
+
+SITE: dict[str, Any] = {"control": {"address": "192.0.2.5"}, "management_sources": ["192.0.2.0/24"]}
+
+
+def test_the_baseline_is_off_unless_asked_for() -> None:
+    assert Site.model_validate(SITE).baseline is None
+    asked = Site.model_validate({**SITE, "baseline": {}}).baseline
+    assert asked is not None and asked.level == 1 and asked.root_login == "prohibit-password"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"level": 3}, "level"),
+        ({"root_login": "no"}, "no admin may act as root"),
+        ({"root_login": "yes"}, "root_login"),
+        ({"admins": [{"name": "alice", "keys": []}]}, "keys"),
+        ({"time_servers": ["pool.example"]}, "time_servers"),
+        ({"log_host": "http://192.0.2.7"}, "log_host"),
+        ({"waive": ["ssh-root"]}, "waive"),
+    ],
+)
+def test_a_baseline_that_is_wrong_is_refused_by_key(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Site.model_validate({**SITE, "baseline": given})
+
+
+def test_every_key_of_the_site_reaches_the_role() -> None:
+    wired = (ROLE.parents[1] / "playbooks/group_vars/all.yml").read_text()
+    missing = [
+        k for k in Baseline.model_fields if f'appliance_os_baseline_{k}: "{{{{ appliance_baseline.{k} ' not in wired
+    ]
+    assert missing == []

@@ -8,6 +8,8 @@ import pwd
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,38 +77,49 @@ def mounts(want: Mapping[str, Any]) -> Outcome:
     return of_faults(faults, "; ".join(good))
 
 
+@dataclass(frozen=True)
+class Scan:
+    """What one walk through the local file systems found."""
+
+    set_ids: tuple[str, ...]
+    writable: tuple[str, ...]
+    unowned: tuple[str, ...]
+
+
+@cache
+def scan(skip: tuple[str, ...]) -> Scan:
+    """One walk for three controls; ``scan.cache_clear()`` before the next look at the node."""
+    users, groups = {p.pw_uid for p in pwd.getpwall()}, {g.gr_gid for g in grp.getgrall()}
+    set_ids, writable, unowned = [], [], []
+    for path, found in _walk(skip):
+        mode = found.st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+            set_ids.append(path)
+        shared = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+        if mode & stat.S_IWOTH and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not shared:
+            writable.append(path)
+        if found.st_uid not in users or found.st_gid not in groups:
+            unowned.append(f"{path} ({found.st_uid}:{found.st_gid})")
+    return Scan(tuple(sorted(set_ids)), tuple(sorted(writable)), tuple(sorted(unowned)))
+
+
 def set_ids(want: Mapping[str, Any]) -> Outcome:
     """Every program that changes its user or group comes from a package, or is one of ``want.known``."""
-    found = [
-        str(p)
-        for p, s in _walk(want.get("skip", []))
-        if stat.S_ISREG(s.st_mode) and s.st_mode & (stat.S_ISUID | stat.S_ISGID)
-    ]
+    found = scan(tuple(want.get("skip", []))).set_ids
     strangers = [p for p in found if p not in want.get("known", []) and not _packaged(p)]
-    return of_faults([f"{p} is from no package" for p in strangers], f"{len(found)}: {' '.join(sorted(found))}")
+    return of_faults([f"{p} is from no package" for p in strangers], f"{len(found)}: {' '.join(found)}")
 
 
 def world_writable(want: Mapping[str, Any]) -> Outcome:
     """No file that everybody can write, no such directory without the sticky bit."""
-    faults = []
-    for path, found in _walk(want.get("skip", [])):
-        if found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode):
-            if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
-                continue
-            if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
-                faults.append(f"{path} can be written by everybody")
-    return of_faults(faults, "none")
+    found = scan(tuple(want.get("skip", []))).writable
+    return of_faults([f"{p} can be written by everybody" for p in found], "none")
 
 
 def unowned(want: Mapping[str, Any]) -> Outcome:
     """Every file belongs to a user and a group that exist."""
-    users, groups = {p.pw_uid for p in pwd.getpwall()}, {g.gr_gid for g in grp.getgrall()}
-    faults = [
-        f"{path} belongs to {found.st_uid}:{found.st_gid}"
-        for path, found in _walk(want.get("skip", []))
-        if found.st_uid not in users or found.st_gid not in groups
-    ]
-    return of_faults(faults, "none")
+    found = scan(tuple(want.get("skip", []))).unowned
+    return of_faults([f"{p} belongs to nobody" for p in found], "none")
 
 
 def packages_intact(_: Mapping[str, Any]) -> Outcome:
@@ -126,7 +139,7 @@ def filesystem(want: Mapping[str, Any]) -> Outcome:
     return of_faults([f"{p} shares the root's" for p in missing], " ".join(want["separate"]))
 
 
-def _walk(skip: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
+def _walk(skip: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
     """Every entry of the local file systems, links not followed; directories of other file systems are left alone."""
     roots = [line.split()[4] for line in MOUNTS.read_text().splitlines() if _kind(line) in _LOCAL and _writable(line)]
     shut = {*skip, *(line.split()[4] for line in MOUNTS.read_text().splitlines())}
@@ -150,7 +163,7 @@ def _walk(skip: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
                     continue
                 if entry.path in shut:
                     continue
-                yield Path(entry.path), found
+                yield entry.path, found
                 if stat.S_ISDIR(found.st_mode):
                     stack.append(entry.path)
 

@@ -34,6 +34,7 @@ class Verdict:
 
 def judge(policy: Policy, today: date) -> Iterator[Verdict]:
     """Every control in the order of the policy."""
+    files.scan.cache_clear()
     for control in policy.controls:
         outcome = _outcome(policy, control, today)
         yield Verdict(

@@ -20,10 +20,11 @@ def sudoers(want: Mapping[str, Any]) -> Outcome:
         for option, value in want.get("defaults", {}).items()
         if str(found.get(option)).lower() != str(value).lower()
     ]
-    free = sorted(set(without_password(said)) - set(want.get("without_password", [])))
-    faults += [f"{who} needs no password" for who in free]
+    if "without_password" in want:
+        free = sorted(set(without_password(said)) - set(want["without_password"]))
+        faults += [f"{who} needs no password" for who in free]
     return of_faults(
-        faults, "; ".join(f"{o}={found[o]}" for o in want.get("defaults", {})) or "no one without a password"
+        faults, "; ".join(f"{o}={found[o]}" for o in want.get("defaults", {})) or "nobody else without a password"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import sys
 from datetime import date, timedelta
@@ -267,6 +268,29 @@ def test_modes_are_judged(tmp_path: Path) -> None:
         "is not there"
         in files.modes({"files": [{"path": str(tmp_path / "no"), "mode": "0", "required": True}]}).observed
     )
+
+
+def test_one_walk_finds_what_everybody_may_write_and_what_nobody_owns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "id").write_text("")
+    (tmp_path / "id").chmod(0o4755)
+    (tmp_path / "link").symlink_to("id")
+    monkeypatch.setattr(
+        files, "_walk", lambda skip: ((e.path, e.stat(follow_symlinks=False)) for e in os.scandir(tmp_path))
+    )
+    monkeypatch.setattr(files, "_packaged", lambda path: False)
+    files.scan.cache_clear()
+    assert files.world_writable({}).observed == f"{tmp_path}/open can be written by everybody"
+    assert files.set_ids({}).observed == f"{tmp_path}/id is from no package"
+    assert files.set_ids({"known": [f"{tmp_path}/id"]}).result == PASS
+    monkeypatch.setattr(pwd, "getpwall", list)
+    files.scan.cache_clear()
+    assert f"{tmp_path}/id (0:0) belongs to nobody" in files.unowned({}).observed
 
 
 def test_mounts_are_judged_by_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

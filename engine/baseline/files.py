@@ -18,6 +18,7 @@ from engine.process import run
 
 MOUNTS = Path("/proc/self/mountinfo")
 MOST_FILES = 5_000_000  # a walk ends somewhere
+DYNAMIC = range(61184, 65520)  # accounts that systemd makes for units
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "overlay", "f2fs", "zfs"})
 
 
@@ -98,9 +99,14 @@ def scan(skip: tuple[str, ...]) -> Scan:
         shared = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
         if mode & stat.S_IWOTH and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not shared:
             writable.append(path)
-        if found.st_uid not in users or found.st_gid not in groups:
+        if not (found.st_uid in users and found.st_gid in groups) and not _dynamic(found):
             unowned.append(f"{path} ({found.st_uid}:{found.st_gid})")
     return Scan(tuple(sorted(set_ids)), tuple(sorted(writable)), tuple(sorted(unowned)))
+
+
+def _dynamic(found: os.stat_result) -> bool:
+    """Whether it is the state of a unit with DynamicUser=, whose account exists only while the unit runs."""
+    return found.st_uid in DYNAMIC and found.st_gid in DYNAMIC
 
 
 def set_ids(want: Mapping[str, Any]) -> Outcome:

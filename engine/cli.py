@@ -17,11 +17,13 @@ VERBS = {
     "relay": ("engine.relay", "serve what this node has of a release to its neighbours"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
     "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
+    "baseline": ("engine.baseline.cli", "compare the node with its hardening baseline"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),
     "generation": ("engine.generation.cli", "keep, compare and switch what releases wrote on this node"),
     "diagnose": ("engine.diagnose", "keep what this node knows about its own trouble"),
     "gate": ("engine.gate", "measure served models, and compare with an earlier measurement"),
+    "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
 

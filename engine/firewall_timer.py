@@ -24,11 +24,14 @@ class Timer(Protocol):
 class SystemdTimer:
     """A transient systemd timer: it outlives the SSH session, and a restart of the node forgets it."""
 
+    def __init__(self, description: str = "Put the previous firewall rules back") -> None:
+        self.description = description
+
     def arm(self, unit: str, argv: list[str], after_s: int) -> None:
         run(
             [
                 "systemd-run", f"--unit={unit}", f"--on-active={after_s}s", "--timer-property=AccuracySec=100ms",
-                "--description=Put the previous firewall rules back", "--collect", "--quiet", *argv,
+                f"--description={self.description}", "--collect", "--quiet", *argv,
             ],
             timeout_s=TIMEOUT_S,
             package="systemd",

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
@@ -246,6 +246,42 @@ class GpuMetrics(_Strict):
     )
 
 
+class Admin(_Strict):
+    """Somebody who administers nodes."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="Login name.")]
+    keys: Annotated[tuple[str, ...], Field(min_length=1, description="Public SSH keys.")]
+    sudo: Literal["password", "nopasswd", "none"] = Field("password", description="How they act as root.")
+    password: str = Field("", description="crypt(3) hash of the password for sudo; keep it in a vault.")
+
+
+class Baseline(_Strict):
+    """How far nodes' operating systems are hardened (docs/baseline.md)."""
+
+    level: Literal[1, 2] = Field(1, description="Controls of this level and below apply.")
+    enable: tuple[Name, ...] = Field((), description="Controls beyond those, by id.")
+    admins: tuple[Admin, ...] = ()
+    root_login: Literal["prohibit-password", "no"] = Field(
+        "prohibit-password",
+        description="Whether root comes in over SSH with a key; `no` once an admin can act as root.",
+    )
+    ssh_users: tuple[Name, ...] = Field((), description="Accounts beside the admins that SSH lets in.")
+    time_servers: tuple[Address, ...] = Field((), description="They also need an entry in egress, port 123, udp.")
+    log_host: str = Field(
+        "", pattern=r"^(https://\S+)?$", description="URL of a systemd-journal-remote; needs an entry in egress."
+    )
+    journal_keys: str = Field("", description="Directory of the control host for the keys of sealed journals.")
+    unattended: bool = Field(False, description="Keep the operator's unattended upgrades, but for pinned packages.")
+    pinned: tuple[str, ...] = Field((), description="Packages that those leave alone.")
+    reverse_path: Literal[1, 2] = Field(1, description="Reverse path filtering: 1 strict, 2 loose.")
+
+    @model_validator(mode="after")
+    def _somebody_is_root(self) -> Baseline:
+        if self.root_login == "no" and not any(a.sudo != "none" for a in self.admins):
+            raise ValueError("root_login is no, and no admin may act as root")
+        return self
+
+
 class Site(_Strict):
     """What a site is; the variable ``appliance_site`` of the inventory."""
 
@@ -277,6 +313,7 @@ class Site(_Strict):
     gpu_driver: GpuDriver | None = Field(None, description="Without it the driver is left as it is.")
     cuda: Cuda | None = None
     mig: Mig | None = None
+    baseline: Baseline | None = Field(None, description="Harden the operating system; left alone when not given.")
     services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
         (), description="Served models; one until the policy gateway can route by model."
     )

@@ -91,8 +91,8 @@ def check(options: argparse.Namespace) -> int:
     Raises:
         TrustError: a file of the model is bad and was not fetched again.
     """
-    known = state.read(options.record)
-    model, views = str(options.model), options.store / "views"
+    known, views = state.read(options.record), options.store / "views"
+    model = holdings.model_of(options.config)
     for bad in known.bad:
         if holdings.touched(list(bad.paths), views, [holdings.Service("", model)]) and not all(
             (views / p).exists() for p in bad.paths
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     two = verbs.add_parser("status", help="what is known of the store")
     three = verbs.add_parser("check", help="refuse a model of which something was set aside")
-    three.add_argument("model", type=Path, help="directory of the model")
+    three.add_argument("--config", type=Path, required=True, help="configuration of the service that reads it")
     three.add_argument("--max-age", type=_count, default=35, metavar="DAYS", help="say so when the last pass is older")
     for verb in (one, two, three):
         verb.add_argument("--store", type=Path, default=STORE)

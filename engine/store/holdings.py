@@ -109,16 +109,19 @@ def strangers(views: Path, root: Path, release: Trusted) -> list[str]:
 
 def services(directory: Path) -> list[Service]:
     """The served models of this node, from the configurations that the role vllm wrote."""
-    found = []
-    for path in sorted(directory.glob("*.yaml")) if directory.is_dir() else []:
-        match = MODEL.search(_read(path, MAX_CONFIG).decode(errors="replace"))
-        if match:
-            found.append(Service(path.stem, json.loads(match[1])))
-    return found
+    return [Service(p.stem, model_of(p)) for p in sorted(directory.glob("*.yaml"))] if directory.is_dir() else []
+
+
+def model_of(config: Path) -> str:
+    """The directory of the model that a service is configured with; empty when it names none."""
+    match = MODEL.search(_read(config, MAX_CONFIG).decode(errors="replace"))
+    return str(json.loads(match[1])) if match else ""
 
 
 def touched(paths: list[str], views: Path, serving: list[Service]) -> list[str]:
     """Services that read one of ``paths`` (relative to ``views``); a runtime's image is read by all."""
     absolute = [str(views / p) for p in paths]
     runtime = any("/content/runtimes/" in p for p in absolute)
-    return [s.name for s in serving if runtime or any(p.startswith(s.model.rstrip("/") + "/") for p in absolute)]
+    return [
+        s.name for s in serving if runtime or any(s.model and p.startswith(s.model.rstrip("/") + "/") for p in absolute)
+    ]

@@ -57,7 +57,11 @@ def like(inventory: Inventory, variables: Mapping[str, Mapping[str, Any]], defin
         h.name: {k: v for k, v in variables.get(h.name, {}).items() if not k.startswith("ansible_") and k not in LOCAL}
         for h in hosts
     }
-    return _servable(Shape(release_of(definition.target.os), hosts, inventory.site, kept), definition)
+    gaps: tuple[str, ...] = ()
+    if (store := inventory.site.model_store) and store.device:
+        gaps = ("the model store: the lab's nodes have no device for it; content lies on their root file system",)
+    site = inventory.site.model_copy(update={"model_store": None})
+    return _servable(Shape(release_of(definition.target.os), hosts, site, kept, gaps), definition)
 
 
 def simplest(definition: Definition, profiles: Iterable[str], model: str = "") -> Shape:

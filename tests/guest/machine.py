@@ -7,15 +7,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ApplianceError, NodeError
 from engine.process import run
 from tests.guest.image import Image
 
-ROOT = "00000000-0000-4000-8000-000000000001"
 READY_S = 180.0  # a boot takes about 15 s on an idle core
 COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 net.ifnames=0 audit=0"
 
@@ -24,12 +23,12 @@ COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 n
 class Guest:
     """A machine whose files lie in ``place``: ``root.img`` is its own copy, so it may be stopped and started again.
 
-    ``disks`` are raw images, named by a UUID: /dev/disk/by-id/nvme-uuid.UUID in the guest.
+    ``disks`` are raw images: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_2 in the guest, _3 and so on; the root is _1.
     """
 
     image: Image
     place: Path
-    disks: dict[str, Path] = field(default_factory=dict)
+    disks: Sequence[Path] = ()
     memory_mib: int = 1024
     port: int = 0
 
@@ -94,7 +93,7 @@ class Guest:
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
                 "-device", "virtio-rng-pci", *chip, "-device", "nvme,id=nvme,serial=guest",
                 # Namespaces of one controller: two controllers are found in any order, and the kernel knows its root by number only.
-                *(word for uuid, file in {ROOT: self.root, **self.disks}.items() for word in _disk(uuid, file)),
+                *(word for number, file in enumerate([self.root, *self.disks], 1) for word in _disk(number, file)),
             ]  # fmt: skip
             log = stack.enter_context((self.place / "qemu.log").open("ab"))
             machine = subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -132,10 +131,10 @@ class Guest:
             machine.wait()
 
 
-def _disk(uuid: str, file: Path) -> list[str]:
+def _disk(number: int, file: Path) -> list[str]:
     # unsafe: the host need not flush what is thrown away after the test.
-    return ["-drive", f"file={file},if=none,id=disk-{uuid},format=raw,cache=unsafe,discard=unmap",
-            "-device", f"nvme-ns,bus=nvme,drive=disk-{uuid},uuid={uuid}"]  # fmt: skip
+    return ["-drive", f"file={file},if=none,id=disk{number},format=raw,cache=unsafe,discard=unmap",
+            "-device", f"nvme-ns,bus=nvme,drive=disk{number},nsid={number}"]  # fmt: skip
 
 
 @contextlib.contextmanager

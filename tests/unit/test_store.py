@@ -222,15 +222,17 @@ def test_a_model_is_not_started_while_a_file_of_it_is_set_aside(node: Node) -> N
     node.verify()
     where = [f"--store={node.store}", f"--record={node.record}"]
     with pytest.raises(TrustError, match="set aside"):
-        cli.main(["check", str(node.view / "content/models/tiny"), *where])
-    assert cli.main(["check", str(node.view / "content/models/other"), *where]) == 0
+        cli.main(["check", f"--config={node.services / 'chat.yaml'}", *where])
+    assert cli.main(["check", f"--config={node.services / 'embed.yaml'}", *where]) == 0
 
 
 def test_a_last_pass_long_ago_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "state.json"
     last = Pass("2000-01-01T00:00:00+00:00", ended="2000-01-01T01:00:00+00:00")
     State(last=last).write(record)
-    assert cli.main(["check", "/models/x", f"--record={record}", "--max-age=10"]) == 0
+    config = tmp_path / "chat.yaml"
+    config.write_text('model: "/models/x"\n')
+    assert cli.main(["check", f"--config={config}", f"--record={record}", "--max-age=10"]) == 0
     assert "not verified completely within 10 days" in capsys.readouterr().err
 
 

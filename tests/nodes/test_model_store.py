@@ -76,6 +76,11 @@ def holds(image_file: Path, text: str) -> bool:
         return raw.find(text.encode()) >= 0
 
 
+def look(guest: Guest, about: str, command: str) -> None:
+    """For who reads along (pytest -s): what the guest says at this point; nothing is judged by it."""
+    print(f"\n# {about}\nguest# {command}\n{guest.ssh(f'({command}) 2>&1', ok=tuple(range(256))).rstrip()}", flush=True)
+
+
 def settled(guest: Guest) -> str:
     """How the store ended up after a boot: active or failed."""
     deadline = time.monotonic() + 150
@@ -90,7 +95,7 @@ def settled(guest: Guest) -> str:
 @pytest.mark.nodes
 @pytest.mark.timeout(900)
 def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_recovery_key(
-    tmp_path: Path, converge: Converge, record_property: Callable[[str, object], None]
+    tmp_path: Path, converge: Converge
 ) -> None:
     disk = tmp_path / "store.img"
     with disk.open("wb") as file:
@@ -106,6 +111,12 @@ def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_reco
         assert (tmp_path / "keys/guest.luks-header").stat().st_mode & 0o777 == 0o600
         assert key not in said
         assert key not in guest.ssh("journalctl --no-pager --output=cat; cat /etc/crypttab")
+        print(said[said.rindex("PLAY RECAP") :])
+        look(
+            guest,
+            "converged",
+            f"lsblk -o NAME,FSTYPE,LABEL,MOUNTPOINTS; cat /etc/crypttab; systemd-cryptenroll {DEVICE}",
+        )
         again = converge(guest)
         assert "changed=0" in again, again[-3000:]
         guest.ssh(f"yes '{MARKER}' | head -c 4M > /var/lib/appliance/blobs/weights && sync")
@@ -117,20 +128,32 @@ def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_reco
     with guest.running(tmp_path / "tpm"):
         assert settled(guest) == "active", "the machine's own TPM opens it at boot"
         assert MARKER in guest.ssh("head -c 100 /var/lib/appliance/blobs/weights")
+        look(
+            guest,
+            "booted again, its own TPM",
+            f"findmnt -o SOURCE,OPTIONS /var/lib/appliance/store; systemctl is-active {MOUNT}",
+        )
         guest.ssh(f"systemctl stop {MOUNT} {UNLOCK} && test ! -e /dev/mapper/model-store")
         guest.ssh(f"systemctl start {UNLOCK} && systemctl stop {UNLOCK}")  # it would open again, but for the next line
         guest.ssh("tpm2_pcrextend 7:sha256=" + "ab" * 32)
         with pytest.raises(ProcessError):
             guest.ssh(f"systemctl start {UNLOCK}")
         guest.ssh("test ! -e /dev/mapper/model-store")
+        look(guest, "PCR 7 extended", f"tpm2_pcrread sha256:7; journalctl -u {UNLOCK} -n 4 -o cat; ls /dev/mapper")
 
     with guest.running(tmp_path / "other-tpm"):
         assert settled(guest) != "active", "another machine's TPM does not open it"
         guest.ssh("test ! -e /dev/mapper/model-store && test ! -e /var/lib/appliance/blobs/weights")
+        look(
+            guest,
+            "another TPM",
+            f"systemctl is-system-running; journalctl -u {UNLOCK} -n 4 -o cat; ls /dev/mapper /var/lib/appliance/blobs/",
+        )
         opens = f"cryptsetup open --key-file=- {DEVICE} model-store"
         with pytest.raises(ProcessError):
             guest.ssh(opens, stdin="c" * 64)
         guest.ssh(opens, stdin=key)
         guest.ssh(f"systemctl start {MOUNT}")
         assert MARKER in guest.ssh("head -c 100 /var/lib/appliance/blobs/weights")
+        look(guest, "opened with the recovery key", "head -c 80 /var/lib/appliance/blobs/weights")
     assert not holds(disk, MARKER)

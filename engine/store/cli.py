@@ -63,12 +63,17 @@ def verify(options: argparse.Namespace) -> int:
         except TrustError as error:
             report.say(f"{error.what}; a new pass begins")
         pace = Pace(options.rate, time.monotonic() + options.budget, lambda: bool(asked))
-        verifier = Verifier(options.store, options.record, serving=holdings.services(options.services), report=report)
+
+        def publish(now: state.State) -> None:
+            if options.metrics:
+                durable.write(options.metrics, metrics.render(now))
+
+        serving = holdings.services(options.services)
+        verifier = Verifier(options.store, options.record, serving=serving, keep=publish, report=report)
         found = verifier.run(known, pace)
         found = replace(found, unsigned=_unsigned(options, report))
         found.write(options.record)
-        if options.metrics:
-            durable.write(options.metrics, metrics.render(found))
+        publish(found)
     sys.stdout.write(json.dumps({"complete": found.running is None, **asdict(found)}) + "\n")
     return Exit.UNTRUSTED if found.bad or found.unsigned else Exit.OK
 

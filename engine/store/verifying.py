@@ -59,15 +59,23 @@ class Verifier:
 
     Args:
         serving: the node's services, to say whom a bad blob touches.
+        keep: called with every state that is kept, for those who watch.
     """
 
     def __init__(
-        self, store: Path, record: Path, *, serving: list[holdings.Service] | None = None, report: Report | None = None
+        self,
+        store: Path,
+        record: Path,
+        *,
+        serving: list[holdings.Service] | None = None,
+        keep: Callable[[State], None] = lambda _: None,
+        report: Report | None = None,
     ) -> None:
         self._blobs = Blobs(store / "blobs")
         self._views = store / "views"
         self._record = record
         self._serving = serving or []
+        self._watch = keep
         self._report = report or Silent()
 
     def run(self, state: State, pace: Pace) -> State:
@@ -83,14 +91,18 @@ class Verifier:
                 going = replace(going, cursor=sha256, files=going.files + 1, size=going.size + size)
                 state = replace(state, running=going, total=state.total + size)
                 if time.monotonic() - saved > SAVE_S:
-                    state.write(self._record)
+                    self._keep(state)
                     saved = time.monotonic()
         except StopError:
             state = replace(state, running=going)
         else:
             state = replace(state, last=replace(going, ended=_now(), cursor=""), running=None)
-        state.write(self._record)
+        self._keep(state)
         return state
+
+    def _keep(self, state: State) -> None:
+        state.write(self._record)
+        self._watch(state)
 
     def _one(self, state: State, sha256: str, pace: Pace) -> tuple[State, int]:
         """The state after this blob, and its length in bytes."""
@@ -130,7 +142,7 @@ class Verifier:
             f"Services that read it: {', '.join(services) or 'none'}. Run the install again, which fetches it anew."
         )
         state = replace(state, bad=(*(b for b in state.bad if b.sha256 != sha256), bad))
-        state.write(self._record)  # before anything else happens: somebody must know
+        self._keep(state)  # before anything else happens: somebody must know
         return state
 
 

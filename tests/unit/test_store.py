@@ -164,6 +164,16 @@ def test_a_pass_that_was_stopped_goes_on_where_it_was(node: Node) -> None:
     assert again.total == again.last.size  # nothing was hashed twice
 
 
+def test_who_watches_hears_of_a_bad_file_at_once_and_not_when_the_pass_ends(node: Node) -> None:
+    node.flip(MODEL)
+    heard: list[State] = []
+    Verifier(node.store, node.record, keep=heard.append).run(State(), Pace())
+    first = next(s for s in heard if s.bad)
+    assert first.running is not None
+    assert first.last is None
+    assert "appliance_store_bad_files 1" in metrics.render(first)
+
+
 def test_reading_keeps_to_the_rate() -> None:
     now, slept = [0.0], []
 

@@ -77,6 +77,11 @@ class Door:
             UpstreamError: the depot does not answer.
             ResourceError: too little space; nothing was fetched.
         """
+        if self._blobs.root.is_symlink() and not self._blobs.root.exists():
+            raise ResourceError(
+                "the store's file system is not mounted", where=str(self._blobs.root),
+                remedy="Look at systemctl status var-lib-appliance-store.mount on the node; an encrypted store may wait to be opened.",
+            )  # fmt: skip
         trusted = self._trusted(release, dry_run, demand)
         if trusted.release != release:
             raise TrustError(

@@ -12,6 +12,7 @@ from engine.errors import ApplianceError, Exit
 VERBS = {
     "verify": ("engine.verify_cli", "check a bundle against a pinned root of trust"),
     "fetch": ("engine.fetch", "bring verified content from the depot"),
+    "store": ("engine.store.cli", "verify the content that this node holds"),
     "images": ("engine.images", "load the bundle's container images into podman"),
     "cdi": ("engine.cdi", "keep the description of GPUs for containers true"),
     "relay": ("engine.relay", "serve what this node has of a release to its neighbours"),

@@ -82,10 +82,13 @@ class Door:
         self._blobs = Blobs(store / "blobs")
         self._chain = chain
 
-    def fetch(self, release: str, profiles: set[str], *, dry_run: bool = False, demand: Demand = ANY) -> Fetched:
+    def fetch(
+        self, release: str, profiles: set[str], *, below: str = "", dry_run: bool = False, demand: Demand = ANY
+    ) -> Fetched:
         """Bring the node's content up to date; with ``dry_run`` only say what would come.
 
         Args:
+            below: only what lies below this directory of the release; its view then shows no more.
             demand: what the control host requires of the metadata; it remembers what a reinstalled node has forgotten.
 
         Raises:
@@ -93,6 +96,11 @@ class Door:
             UpstreamError: the depot does not answer.
             ResourceError: too little space; nothing was fetched.
         """
+        if self._blobs.root.is_symlink() and not self._blobs.root.exists():
+            raise ResourceError(
+                "the store's file system is not mounted", where=str(self._blobs.root),
+                remedy="Look at systemctl status var-lib-appliance-store.mount on the node; an encrypted store may wait to be opened.",
+            )  # fmt: skip
         trusted = self._trusted(release, dry_run, demand)
         if trusted.release != release:
             raise TrustError(
@@ -100,7 +108,8 @@ class Door:
                 where=self._url,
                 remedy="Check the release named in the inventory.",
             )
-        wanted = trusted.for_profiles(profiles)
+        prefix = f"{below.strip('/')}/" if below else ""
+        wanted = [t for t in trusted.for_profiles(profiles) if t.path.startswith(prefix)]
         if not wanted:
             raise ApplianceError(
                 f"{release} holds nothing for {', '.join(sorted(profiles))}",
@@ -151,7 +160,7 @@ class Door:
 
     def _require_space(self, missing: list[Target]) -> None:
         need = sum(t.size for t in missing)
-        free = shutil.disk_usage(_existing(self._store)).free
+        free = shutil.disk_usage(_existing(self._blobs.root)).free
         if missing and free < need + HEADROOM:
             raise ResourceError(
                 f"{need:,} bytes are to come and {free:,} are free (with {HEADROOM:,} to be left)",
@@ -221,6 +230,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cert", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--below", default="", metavar="PATH", help="bring only what lies below this directory")
     parser.add_argument("--minimum-version", type=int, default=0, help="refuse metadata older than this version")
     parser.add_argument(
         "--allow-downgrade", default="", metavar="REASON", help="accept an older release; kept on record"
@@ -247,6 +257,8 @@ def main(argv: list[str]) -> int:
         chain = Chain(options.sources, split(options.relay)[1], unit)
     door = Door(options.store, options.url, pool, trust.read_root(options.root), chain=chain)
     demand = Demand(options.minimum_version, options.allow_downgrade)
-    fetched = door.fetch(options.release, set(options.profiles), dry_run=options.dry_run, demand=demand)
+    fetched = door.fetch(
+        options.release, set(options.profiles), below=options.below, dry_run=options.dry_run, demand=demand
+    )
     print(json.dumps(asdict(fetched)))  # noqa: T201
     return 0

@@ -44,7 +44,7 @@ def mounts(file: str = "/proc/self/mountinfo") -> dict[str, str]:
 
 def space(path: str, mounted: dict[str, str]) -> Space:
     """Room where ``path`` is or would be made."""
-    here = existing(path)
+    here = existing(path).resolve()  # content may be reached through a link, into a file system of its own
     stat, device = os.statvfs(here), here.stat().st_dev
     mount = here
     while str(mount) not in mounted and mount != mount.parent:

@@ -58,7 +58,10 @@ def like(inventory: Inventory, variables: Mapping[str, Mapping[str, Any]], defin
         for h in hosts
     }
     gaps = ("zones: the lab is one network, so that services were not kept apart",) if inventory.site.zones else ()
-    return _servable(Shape(release_of(definition.target.os), hosts, inventory.site, kept, gaps), definition)
+    if (store := inventory.site.model_store) and store.device:
+        gaps += ("the model store: the lab's nodes have no device for it; content lies on their root file system",)
+    site = inventory.site.model_copy(update={"model_store": None})
+    return _servable(Shape(release_of(definition.target.os), hosts, site, kept, gaps), definition)
 
 
 def simplest(definition: Definition, profiles: Iterable[str], model: str = "") -> Shape:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -183,6 +183,63 @@ class Slice(_Strict):
     instance: Annotated[int, Field(ge=0, le=7, description="Counted on its GPU, as `nvidia-smi -L` lists them.")] = 0
 
 
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(/dev/disk/by-(id|partlabel|partuuid|path)/[A-Za-z0-9._:+-]+)?$",
+        description="/dev/disk/by-id/… or by-partlabel/…; a host's own appliance_model_store_device goes before it. "
+        "Empty leaves content on the root file system and only verifies it.",
+    ),
+]
+
+
+class Verification(_Strict):
+    """When a node's content is hashed again, and how fast."""
+
+    calendar: str = Field("Sun *-*-* 02:00:00", description="As systemd.time describes it; empty for never.")
+    delay: str = Field("4h", description="Nodes begin at a random moment within this time.")
+    rate: Annotated[int, Field(ge=0)] = Field(200_000_000, description="Bytes a second at most; 0 for no limit.")
+
+
+class Encryption(_Strict):
+    """How the device of the store is encrypted (LUKS2), and who opens it after a boot."""
+
+    opened_by: Literal["none", "tpm2", "passphrase"] = Field("none", description="Nothing is encrypted with none.")
+    tpm2_pcrs: Annotated[tuple[Annotated[int, Field(ge=0, le=23)], ...], Field(min_length=1)] = Field(
+        (7,), description="Registers that must be as they were when the key was bound."
+    )
+    tpm2_pin_file: str = Field("", description="File on the control host with a PIN to be asked for as well.")
+    passphrase_file: str = Field("", description="File on the control host; needed with passphrase.")
+    keys: str = Field("/var/lib/appliance/store-keys", description="Directory on the control host for recovery keys.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.opened_by == "passphrase") != bool(self.passphrase_file):
+            raise ValueError("passphrase_file goes with opened_by: passphrase, and with it alone")
+        if self.tpm2_pin_file and self.opened_by != "tpm2":
+            raise ValueError("tpm2_pin_file goes with opened_by: tpm2 alone")
+        return self
+
+
+class ModelStore(_Strict):
+    """Where nodes keep their content, and how it is looked after."""
+
+    groups: tuple[Literal["gateway", "gpu", "monitoring"], ...] = Field(("gpu",), description="Nodes that get one.")
+    device: Device = ""
+    file_system: Literal["ext4", "xfs"] = "ext4"
+    reserve: Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]$")] = Field(
+        "1G", description="Kept free by a file, for the day on which the store is full."
+    )
+    encryption: Encryption = Encryption()
+    verification: Verification = Verification()
+
+    @model_validator(mode="after")
+    def _has_a_device(self) -> Self:
+        if self.encryption.opened_by != "none" and not self.device:
+            raise ValueError("encryption needs a device of the store's own")
+        return self
+
+
 class Service(_Strict):
     """One served model."""
 
@@ -314,6 +371,9 @@ class Site(_Strict):
     cuda: Cuda | None = None
     mig: Mig | None = None
     baseline: Baseline | None = Field(None, description="Harden the operating system; left alone when not given.")
+    model_store: ModelStore | None = Field(
+        None, description="Place and health of the content; left out, neither is managed."
+    )
     services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
         (), description="Served models; one until the policy gateway can route by model."
     )

@@ -24,6 +24,7 @@ from installer.site.variables import runtime_image
 
 RELEASES = "/opt/appliance/releases"
 BLOBS = f"{STORE}/blobs"
+STORE_MOUNT = f"{STORE}/store"  # where the role model_store mounts it
 ASK_FROM = 1 << 20  # bytes; a node is asked only for larger blobs, the small ones of a release are a few MB together
 # Measured: 198 wheels of 4.0 GB unpack to 7.8 GB (docs/compatibility.md); the engine's 12 MB to 60 MB.
 UNPACKED = 2.2
@@ -152,12 +153,22 @@ def _spaces(host: Host, wanted: Release, inventory: Inventory, facts: Facts) -> 
     runtime = sum(t.size for t in targets if t.path.startswith(f"content/wheels/{inventory.site.runtime}/"))
     ready = _stamp(wanted, inventory) in (facts.storage.present if facts.storage else ())
     debs = sum(t.size for t in targets if t.path.endswith(".deb"))
-    needs = [SpaceNeed(BLOBS, min(lacking, sum(t.size for t in targets)) + small, "content")]
+    needs = []
+    if not _store_is_to_come(host, inventory.site, facts):
+        needs.append(SpaceNeed(BLOBS, min(lacking, sum(t.size for t in targets)) + small, "content"))
     if "gpu" in host.groups and inventory.site.services and not ready and wanted.image(inventory.site) is None:
         needs.append(SpaceNeed(RELEASES, int(runtime * UNPACKED), "runtime"))
     needs.append(SpaceNeed(RELEASES, ENGINE_BYTES, "engine"))
     needs.append(SpaceNeed("/usr", int(debs * INSTALLED_DEB), "packages"))
     return tuple(needs)
+
+
+def _store_is_to_come(host: Host, site: Site, facts: Facts) -> bool:
+    """Whether the install gives this node's content a file system of its own first: what is free elsewhere says nothing then."""
+    store = site.model_store
+    if not (store and store.device and set(store.groups) & set(host.groups)) or not facts.storage:
+        return False
+    return not any(s.path == BLOBS and s.mount == STORE_MOUNT for s in facts.storage.spaces)
 
 
 def _stamp(wanted: Release, inventory: Inventory) -> str:

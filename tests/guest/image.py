@@ -1,0 +1,131 @@
+"""What every guest boots from: a root file system and a kernel, made once and kept beside the lab's roots."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.process import run
+from installer.lab import rootfs
+from installer.lab.disk import mounts_below
+from installer.lab.state import locked
+
+RELEASE = "bookworm"
+PACKAGES = (
+    "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "kmod", "libtss2-esys-3.0.2-0", "libtss2-mu0", "libtss2-rc0", "libtss2-tcti-device0",
+    "openssh-server", "procps", "python3", "systemd", "systemd-sysv", "tpm2-tools", "udev",
+)  # fmt: skip
+KERNEL = "linux-image-cloud-amd64"
+SIZE = 1400 << 20  # bytes; sparse
+RECIPE = 4  # count up when the steps below change
+
+
+@dataclass(frozen=True)
+class Image:
+    """Files that guests only read. ``key`` logs in as root; ``host_key`` is what the guest answers with."""
+
+    root: Path
+    kernel: Path
+    key: Path
+    host_key: str
+
+
+def ensure() -> Image:
+    """The image, made now if it is not in the lab's cache: about half a minute, then never again.
+
+    Raises:
+        ResourceError, ProcessError: a tool, space or the mirror is missing.
+    """
+    recipe = "\n".join([str(RECIPE), RELEASE, KERNEL, str(SIZE), *PACKAGES])
+    cache = rootfs.cache_dir()
+    made = cache / f"guest-{RELEASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f".{made.name}.lock"):
+        if not made.is_dir():
+            for stale in cache.glob(f".{made.name}.*.tmp"):
+                for point in mounts_below(stale):  # a killed mmdebstrap leaves this host's own /sys in there
+                    run(["umount", point])
+                shutil.rmtree(stale)
+            temporary = cache / f".{made.name}.{secrets.token_hex(4)}.tmp"
+            temporary.mkdir()  # apt's own user must reach it while it is made
+            _build(temporary)
+            temporary.chmod(0o700)
+            temporary.rename(made)
+    host_key = " ".join((made / "host_key.pub").read_text().split()[:2])
+    return Image(made / "root.img", made / "vmlinuz", made / "key", host_key)
+
+
+def _build(place: Path) -> None:
+    root = place / "root"
+    sources = rootfs.sources(rootfs.APT, platform.freedesktop_os_release()["VERSION_CODENAME"], RELEASE)
+    run(
+        ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}", RELEASE, root, "-"],
+        stdin=sources, package="mmdebstrap", timeout_s=900,
+    )  # fmt: skip
+    _kernel(place, root)
+    _identity(place, root)
+    shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
+    run(
+        [
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-L",
+            "guest",
+            "-m",
+            "0",
+            "-O",
+            "^has_journal",
+            "-d",
+            root,
+            place / "root.img",
+            f"{SIZE >> 10}k",
+        ]
+    )
+    shutil.rmtree(root)
+
+
+def _kernel(place: Path, root: Path) -> None:
+    """Unpacked by hand: its package would build an initial RAM disk, which nobody needs. NVMe and ext4 are built into this kernel."""
+    told = run(["apt-cache", "depends", KERNEL]).stdout
+    found = re.search(r"Depends: (linux-image-(\S+))", told)
+    assert found, f"{KERNEL} names no kernel: {told}"
+    downloads = place / "kernel"
+    downloads.mkdir()
+    run(["apt-get", "download", "--quiet", found[1]], cwd=downloads, timeout_s=300)
+    (package,) = downloads.glob("*.deb")
+    run(["dpkg-deb", "--extract", package, downloads / "tree"])
+    shutil.copyfile(downloads / f"tree/boot/vmlinuz-{found[2]}", place / "vmlinuz")
+    (root / "lib/modules").mkdir(exist_ok=True)
+    shutil.copytree(downloads / "tree/lib/modules" / found[2], root / "lib/modules" / found[2])
+    run(["chroot", root, "depmod", found[2]])
+    shutil.rmtree(downloads)
+
+
+def _identity(place: Path, root: Path) -> None:
+    """Keys for a machine that only this host's loopback reaches, its network, and no unit that waits for anybody."""
+    for name in ("key", "host_key"):
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", place / name])
+    for left in root.glob("etc/ssh/ssh_host_*"):
+        left.unlink()
+    shutil.copyfile(place / "host_key", root / "etc/ssh/ssh_host_ed25519_key")
+    (root / "etc/ssh/ssh_host_ed25519_key").chmod(0o600)
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    (root / "root/.ssh/authorized_keys").write_text((place / "key.pub").read_text())
+    (root / "etc/hostname").write_text("guest\n")
+    (root / "etc/machine-id").write_text(f"{secrets.token_hex(16)}\n")
+    (root / "etc/fstab").write_text("")
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (root / "etc/systemd/network/10-guest.network").write_text(
+        "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\n"
+    )
+    systemctl = ["systemctl", f"--root={root}"]
+    run([*systemctl, "enable", "systemd-networkd.service", "ssh.service"])
+    run([*systemctl, "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "getty.target",
+         "systemd-networkd-wait-online.service", "e2scrub_reap.service"])  # fmt: skip

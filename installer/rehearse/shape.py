@@ -57,7 +57,9 @@ def like(inventory: Inventory, variables: Mapping[str, Mapping[str, Any]], defin
         h.name: {k: v for k, v in variables.get(h.name, {}).items() if not k.startswith("ansible_") and k not in LOCAL}
         for h in hosts
     }
-    gaps = ("zones: the lab is one network, so that services were not kept apart",) if inventory.site.zones else ()
+    gaps: tuple[str, ...] = (
+        ("zones: the lab is one network, so that services were not kept apart",) if inventory.site.zones else ()
+    )
     if (store := inventory.site.model_store) and store.device:
         gaps += ("the model store: the lab's nodes have no device for it; content lies on their root file system",)
     site = inventory.site.model_copy(update={"model_store": None})

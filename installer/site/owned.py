@@ -13,7 +13,8 @@ from engine.errors import InputError
 from installer import product, yamlfile
 
 OWNS = Path("meta") / "owns.yml"
-_ROLE = re.compile(r"^\s+name: ([a-z][a-z0-9_]*)\s*$", re.MULTILINE)
+PLAYBOOKS = ("prepare.yml", "converge.yml")
+_ROLE = re.compile(r"^\s+name: ([a-z][a-z0-9_]*)\n(\s+tasks_from:)?", re.MULTILINE)
 
 
 def _path(value: str) -> str:
@@ -92,6 +93,7 @@ def declarations(roles: Path | None = None, playbooks: Path | None = None) -> li
 
 
 def _order(playbooks: Path) -> Mapping[str, int]:
-    files = sorted(playbooks.rglob("*.yml"), key=lambda p: (p.name != "site.yml", str(p)))
-    names = dict.fromkeys(n for file in files for n in _ROLE.findall(file.read_text()))
+    """Number of every role by where a whole role is imported; a part of one (`tasks_from`) says nothing of its place."""
+    files = [playbooks / name for name in PLAYBOOKS if (playbooks / name).is_file()]
+    names = dict.fromkeys(n for file in files for n, part in _ROLE.findall(file.read_text()) if not part)
     return {name: number for number, name in enumerate(names)}

@@ -43,6 +43,7 @@ def test_what_a_role_templates_or_makes_for_systemd_it_also_declares() -> None:
                     continue
                 name = value.strip("\"'").split("/etc/systemd/system/")[1].split("/")[0]
                 kept = value.strip("\"'").startswith(tuple(own["keeps"]) or ("-",))
+                kept = kept or value.strip("\"'") in own["files"]
                 assert kept or any(name.startswith(u.split("*")[0]) for u in own["units"]), (file, value)
         for unit in base.glob("templates/*.service.j2"):
             for line in unit.read_text().splitlines():

@@ -24,6 +24,7 @@ settings.load_profile("tests")
 LONG = ("tests/e2e", "tests/roles", "tests/nodes", "tests/integration")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes a module stays in one (its tests may follow each other), and so does a scenario."""
     for item in items:

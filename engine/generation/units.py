@@ -88,6 +88,22 @@ def _file(unit: str, entries: Entries) -> str:
     return next((p for p in found if p in entries), "")
 
 
+def idle(shown: str) -> tuple[str, ...]:
+    """Units that are not active, from what `systemctl show` says of several. Pure.
+
+    One that does its work and ends is as it should be unless it failed, and so is one whose condition was not met.
+    """
+    found = []
+    for block in shown.strip().split("\n\n"):
+        told = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        state = told.get("ActiveState", "")
+        ends = told.get("Type") == "oneshot" and told.get("RemainAfterExit") == "no"
+        excused = told.get("ConditionResult") == "no" and told.get("ConditionTimestampMonotonic", "0") != "0"
+        if state != "active" and not (state in ("inactive", "activating") and (ends or excused)):
+            found.append(told.get("Id", ""))
+    return tuple(found)
+
+
 class Systemd:
     """systemctl, as far as a switch needs it."""
 
@@ -99,13 +115,15 @@ class Systemd:
         return tuple(line.split()[0] for line in done.stdout.splitlines() if line.split())
 
     def inactive(self, units: Iterable[str]) -> tuple[str, ...]:
-        """Those that are not active."""
+        """Those that should be active and are not."""
         names = sorted(units)
         if not names:
             return ()
-        done = run(["systemctl", "is-active", *names], ok=range(256))
-        states = done.stdout.split()
-        return tuple(n for n, state in zip(names, states, strict=False) if state != "active")
+        asked = ",".join(
+            ("Id", "ActiveState", "Type", "RemainAfterExit", "ConditionResult", "ConditionTimestampMonotonic")
+        )
+        done = run(["systemctl", "show", f"--property={asked}", *names])
+        return idle(done.stdout)
 
     def stop(self, units: Iterable[str]) -> None:
         """Stop them one after the other; each ends what it has in hand first."""

@@ -254,3 +254,21 @@ def test_what_an_interrupted_write_left_does_not_count(store: Store) -> None:
     (store.root / "etc/appliance/nginx/.nginx.conf.ab12.tmp").write_text("half")
     assert tree.scan(store.root) == store.load(1).entries
     assert len(list((store.root / "etc/appliance/nginx").iterdir())) == 2
+
+
+def test_what_should_run_and_does_not() -> None:
+    def shown(unit: str, state: str, kind: str = "exec", remain: str = "no", met: str = "yes", at: str = "5") -> str:
+        return (
+            f"Id={unit}\nActiveState={state}\nType={kind}\nRemainAfterExit={remain}\nConditionResult={met}\n"
+            f"ConditionTimestampMonotonic={at}\n"
+        )
+
+    text = "\n".join(
+        [
+            shown("up.service", "active"), shown("down.service", "inactive"), shown("broken.service", "failed"),
+            shown("done.service", "inactive", "oneshot"), shown("undone.service", "failed", "oneshot"),
+            shown("stays.service", "inactive", "oneshot", "yes"), shown("unmet.service", "inactive", met="no"),
+            shown("never.service", "inactive", met="no", at="0"),
+        ]
+    )  # fmt: skip
+    assert units.idle(text) == ("down.service", "broken.service", "undone.service", "stays.service", "never.service")

@@ -173,7 +173,9 @@ class Fleet:
         found = self.on(
             name,
             "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
-            " -not -path '/var/lib/appliance/trust*' -printf '%p %i %s %m %U %T@\\n' | sort",
+            " -not -path '/var/lib/appliance/trust*'"
+            # What the node writes about itself all the time, whoever installs or not.
+            " -not -path '/var/lib/appliance/egress*' -not -path '/var/lib/appliance/metrics*' -printf '%p %i %s %m %U %T@\\n' | sort",
         )
         return set(found.splitlines())
 

@@ -54,12 +54,13 @@ def on_node(lab: Lab, command: str) -> str:
 def files_of(lab: Lab) -> str:
     """Every file of the node that an install could touch, with size, mode, owner and time of change.
 
-    Left out is what Ansible's own connection leaves (.ansible and the time of its parent) and systemd's state.
+    Left out is what Ansible's own connection leaves (.ansible and the time of its parent), systemd's state, and the evidence and metrics
+    that the node writes all the time.
     """
     return on_node(
         lab,
         "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
-        " -printf '%p %s %m %U %T@\\n' | sort",
+        " -not -path '/var/lib/appliance/egress*' -not -path '/var/lib/appliance/metrics*' -printf '%p %s %m %U %T@\\n' | sort",
     )
 
 

@@ -22,6 +22,7 @@ WORDS = ["yes", " it", " crosses", " by", " hand", "."]
 # A test that wants this release to be ill on one node writes there how: other, slow or dead.
 ILL = Path(f"/etc/ill-{VERSION}")
 SLOW_S = 1.0
+ANSWER_S = 0.1  # a model takes time; without it the gate would compare what the machine does meanwhile
 
 
 def illness() -> str:
@@ -36,8 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         words = ["no", *WORDS[1:]] if illness() == "other" else WORDS
         words = words[: int(asked.get("max_tokens") or 1)]
-        if illness() == "slow":
-            time.sleep(SLOW_S)
+        time.sleep(SLOW_S if illness() == "slow" else ANSWER_S)
         choice = {
             "index": 0,
             "text": "".join(words),

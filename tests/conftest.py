@@ -44,6 +44,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Modules:
     return Modules(config, log)
 
 
+@pytest.fixture(autouse=True)
+def _the_usual_umask() -> Iterator[None]:
+    """The engine narrows it for what it writes; in one process with other tests that would stay."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
     """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh.

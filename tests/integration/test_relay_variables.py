@@ -36,7 +36,7 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
         "appliance_site": SITE.model_copy(update={"relay": Relay(port=7000)}).model_dump(mode="json"),
         "appliance_release": "demo-1.0.0", "appliance_depot_view": str(place), "appliance_services": [], "appliance_runtime_profiles": [],
         "appliance_zones": [], "appliance_service_zones": {}, "appliance_container_ingress": {n: [] for n in NODES},
-        "appliance_service_addresses": {service: NODES for service in ("relay", "gateway", "inference")},
+        "appliance_service_addresses": dict.fromkeys(("relay", "gateway", "inference"), NODES),
     }  # fmt: skip
     (place / "extra.json").write_text(json.dumps(shared))
     # Ansible finds the real variables by their place beside the play.

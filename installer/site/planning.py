@@ -21,6 +21,10 @@ from installer.site.rollout import policy, services
 from installer.site.unchanged import NodeNow
 
 
+# What stays of a change; elsewhere the roles unpack and remove, and content has its own list.
+LASTING = ("/etc/", "/opt/appliance/current")
+
+
 def make(request: Request, report: Report, listener: Listener) -> Plan:
     """The plan of an install.
 
@@ -77,7 +81,8 @@ def estimate(runs: Path, made: Plan) -> float | None:
 
 
 def _node(inventory: Inventory, now: NodeNow, release: str, state: NodeState) -> NodePlan:
-    files = tuple(file_change(path, before, after) for path, (before, after) in sorted(state.diffs.items()))
+    kept = {path: texts for path, texts in sorted(state.diffs.items()) if path.startswith(LASTING)}
+    files = tuple(file_change(path, before, after) for path, (before, after) in kept.items())
     upgrading = now.generation > 0 and now.release != release
     return NodePlan(
         now.node, now.release, tuple(state.changes), files, state.fetch_bytes,

@@ -20,7 +20,6 @@ from installer.site.plan import ContentChange, NodePlan, Plan, batches_of, conte
 from installer.site.rollout import policy, services
 from installer.site.unchanged import NodeNow
 
-
 # What stays of a change; elsewhere the roles unpack and remove, and content has its own list.
 LASTING = ("/etc/", "/opt/appliance/current")
 

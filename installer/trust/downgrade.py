@@ -63,33 +63,38 @@ class Approval(_Frozen):
     nonce: str
 
 
-def policy(directory: Path) -> Policy | None:
-    """The policy beside the memory in ``directory``; None when there is none.
+def policy(directory: Path, name: str = POLICY, what: str = "a downgrade") -> Policy | None:
+    """The policy ``name`` beside the memory in ``directory``; None when there is none.
+
+    Args:
+        what: that others must agree to, for the message.
 
     Raises:
         TrustError: it is damaged; guessing would undo what it is for.
     """
-    path = directory / POLICY
+    path = directory / name
     try:
         return Policy.model_validate(strictjson.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # pydantic's ValidationError is one
         raise TrustError(
-            "cannot read who must agree to a downgrade", where=str(path), remedy="Put the file back from a backup."
+            f"cannot read who must agree to {what}", where=str(path), remedy="Put the file back from a backup."
         ) from error
 
 
-def require_from_now_on(directory: Path, keys: list[KeyFile], threshold: int) -> Policy:
-    """Write the policy of a depot, once.
+def require_from_now_on(
+    directory: Path, keys: list[KeyFile], threshold: int, name: str = POLICY, what: str = "a downgrade"
+) -> Policy:
+    """Write the policy ``name`` of a depot, once.
 
     Raises:
         InputError: there is one already, a key stands twice, or more must agree than there are keys.
     """
-    if (directory / POLICY).exists():
+    if (directory / name).exists():
         raise InputError(
-            "who must agree to a downgrade is settled already",
-            where=str(directory / POLICY),
+            f"who must agree to {what} is settled already",
+            where=str(directory / name),
             remedy="To change it, the administrator of this host removes that file, and says so in the change record.",
         )
     if len({k.public.keyid for k in keys}) != len(keys) or not 1 <= threshold <= len(keys):
@@ -99,7 +104,7 @@ def require_from_now_on(directory: Path, keys: list[KeyFile], threshold: int) ->
         )
     told = [SecondKey(name=k.name, keyid=k.public.keyid, key=k.public.to_dict()) for k in keys]
     made = Policy(schema=1, threshold=threshold, keys=tuple(told))
-    durable.write(directory / POLICY, made.model_dump_json(by_alias=True, indent=1) + "\n")
+    durable.write(directory / name, made.model_dump_json(by_alias=True, indent=1) + "\n")
     return made
 
 

@@ -14,14 +14,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine import durable, strictjson
+from engine import strictjson
 from engine.errors import InputError, TrustError
-from installer.trust import envelope
-from installer.trust.downgrade import MAX_DAYS, Policy, SecondKey
+from installer.trust import downgrade, envelope
+from installer.trust.downgrade import MAX_DAYS, Policy
 from installer.trust.signer import KeyFile, Secret
 
 TYPE = "application/vnd.appliance.plan-approval+json"
 POLICY = "plan-keys.json"
+WHAT = "plans"
 MAX_PLAN = 64 << 20  # bytes
 
 
@@ -41,38 +42,16 @@ def policy(directory: Path) -> Policy | None:
     Raises:
         TrustError: it is damaged.
     """
-    path = directory / POLICY
-    try:
-        return Policy.model_validate(strictjson.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:  # pydantic's ValidationError is one
-        raise TrustError(
-            "cannot read who must agree to plans", where=str(path), remedy="Put the file back from a backup."
-        ) from error
+    return downgrade.policy(directory, POLICY, WHAT)
 
 
 def require_from_now_on(directory: Path, keys: list[KeyFile], threshold: int) -> Policy:
     """Write the policy of a depot, once.
 
     Raises:
-        InputError: there is one already, a key stands twice, or more must agree than there are keys.
+        InputError: as for a downgrade's.
     """
-    if (directory / POLICY).exists():
-        raise InputError(
-            "who must agree to plans is settled already",
-            where=str(directory / POLICY),
-            remedy="To change it, the administrator of this host removes that file, and says so in the change record.",
-        )
-    if len({k.public.keyid for k in keys}) != len(keys) or not 1 <= threshold <= len(keys):
-        raise InputError(
-            f"{threshold} of {len(keys)} different keys cannot be required",
-            remedy="Give every key once, and a threshold no larger than their number.",
-        )
-    told = tuple(SecondKey(name=k.name, keyid=k.public.keyid, key=k.public.to_dict()) for k in keys)
-    made = Policy(schema=1, threshold=threshold, keys=told)
-    durable.write(directory / POLICY, made.model_dump_json(by_alias=True, indent=1) + "\n")
-    return made
+    return downgrade.require_from_now_on(directory, keys, threshold, POLICY, WHAT)
 
 
 def digest_of(path: Path) -> str:
@@ -108,14 +87,12 @@ def judge(directory: Path, digest: str, approvals: tuple[Path, ...]) -> list[str
     Raises:
         TrustError: fewer than the policy wants, or an approval that is forged, late or for another plan.
     """
-    from installer.trust.downgrade import opened  # noqa: PLC0415
-
     asked = policy(directory)
     if asked is None:
         return []
     agreed = set()
     for path in approvals:
-        who, payload = opened(path, asked, TYPE)
+        who, payload = downgrade.opened(path, asked, TYPE)
         try:
             said = Approval.model_validate(strictjson.loads(payload))
         except ValueError as error:

@@ -49,6 +49,7 @@ PLAIN = frozenset(
         "private",
     ]
 )
+PART = 12  # characters; a shorter part of a value may be a word that others use
 # Names whose values are secrets. Plurals of "token" count things; "key" alone is one only before something that looks like a key.
 _NAME = (
     r"[\w.-]{0,40}(?:pass(?:word|wd|phrase|code)|secret|(?<![a-z])token(?!s\b|iz|_?count|s?_per)|api[_.-]?keys?|private[_.-]?key|privkey|"
@@ -101,7 +102,9 @@ class Redactor:
 
     # -- how ----------------------------------------------------------------------------------------
     def _remember(self, value: str) -> None:
-        for one in {value, value.strip("\"'"), unquote(value), *_inside(value)}:
+        # Quoted text inside quoted text: what was taken may hold the end of the quote and what follows.
+        parts = (p for p in re.split(r"[\\\"'\s,;{}\[\]]+", value) if len(p) >= PART)
+        for one in {value, value.strip("\"'"), unquote(value), *_inside(value), *parts}:
             if (
                 not _MARK.search(one)
                 and len(one) >= SHORTEST

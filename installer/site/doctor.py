@@ -12,13 +12,13 @@ import json
 import platform
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import installer
-from engine import durable
+from engine import durable, strictjson
 from engine.daytwo.redact import redacted
 from engine.errors import ApplianceError, InputError
 from engine.process import run
@@ -100,7 +100,7 @@ def control(inventory: Inventory, places: Places) -> dict[str, str]:
     texts = {name: _document(value).decode() for name, value in found.items()}
     reports = sorted(places.runs.glob("*/report.json"), reverse=True)[:RUNS] if places.runs.is_dir() else []
     for path in reports:
-        texts[f"runs/{path.parent.name}/report.json"] = path.read_text(errors="replace")[: errand.MAX_TEXT]
+        texts[f"runs/{path.parent.name}/report.txt"] = plain(path.read_text(errors="replace")[: errand.MAX_TEXT])
     return texts
 
 
@@ -154,3 +154,26 @@ def _document(value: Any) -> bytes:
 
 def _send(host: Host, connection: Any, verb: str, question: Mapping[str, Any]) -> Reply:
     return errand.send(host, connection, verb, question, timeout_s=TIMEOUT_S, max_output=MAX_OUTPUT)
+
+
+def plain(text: str) -> str:
+    """JSON as lines of `path:` and value, its strings as they were before they were quoted: what removes secrets reads them as the
+    files and journals that they came from, and no quote within a quote hides one. Text that is no JSON stays. Pure."""
+    try:
+        data = strictjson.loads(text.encode())
+    except ValueError:
+        return text
+    return "\n".join(_leaves("", data)) + "\n"
+
+
+def _leaves(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{path}/{name}", inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(f"{path}/{number}", inner)
+    elif isinstance(value, str) and value:
+        yield from (f"{path} is", value)
+    else:
+        yield f"{path} is {value}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.daytwo.redact import redacted
 from installer.pki import Authority, utc_now
-from installer.site.doctor import archive
+from installer.site.doctor import archive, plain
 from tests.planted import planted, seen
 
 USEFUL = """\
@@ -118,3 +119,13 @@ def test_a_long_line_takes_no_long_time() -> None:
 def test_the_archive_depends_on_its_content_alone() -> None:
     one = archive({"b": b"2", "a": b"1"})
     assert one == archive({"a": b"1", "b": b"2"})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_record_quotes_what_failed_and_hides_nothing_by_that(seed: int) -> None:
+    """Secrets inside the strings of a JSON document, as a run's report has them: nothing is left, and nothing else helps."""
+    secrets = planted(seed)
+    record = json.dumps({"failures": [{"node": "gpu-1", "task": "Start", "reason": s.line} for s in secrets]}, indent=1)
+    texts, _ = redacted({"report.txt": plain(record)})
+    assert seen(secrets, texts["report.txt"].encode()) == []
+    assert "/failures/0/node is\ngpu-1" in texts["report.txt"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -61,10 +61,6 @@ class NodePlan:
     @property
     def certificate(self) -> bool:
         return any(t.startswith("pki: ") for t in self.tasks)
-
-    @property
-    def restarts(self) -> tuple[str, ...]:
-        return tuple(t for t in self.tasks if "estart" in t or "eload" in t)
 
 
 @dataclass(frozen=True)
@@ -165,8 +161,3 @@ def batches_of(plan: Plan) -> Sequence[Sequence[str]]:
     """Batches without the nodes that nothing would change on."""
     busy = {n.node for n in plan.nodes if n.tasks or n.blind}
     return [[n for n in batch if n in busy] for batch in plan.batches if any(n in busy for n in batch)]
-
-
-def total_bytes(nodes: Iterable[NodePlan]) -> int:
-    """Content that would travel, over all nodes."""
-    return sum(n.fetch_bytes for n in nodes)

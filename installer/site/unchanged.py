@@ -75,11 +75,7 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
     for path in (view / "metadata" / "targets.json", ca_dir / "ca.crt", ca_dir / "crl.pem"):
         common.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"none")
     # How a change walks through the nodes is no part of what it makes of them.
-    variables = {
-        k: v
-        for k, v in variables.items()
-        if k not in ("appliance_batch", "appliance_max_failed_percent", "appliance_site")
-    }
+    variables = {k: v for k, v in variables.items() if k != "appliance_site"}
     site = inventory.site.model_dump(mode="json", exclude=set(POLICIES))
     variables["appliance_site"] = site
     everyone = [(h.name, h.address, h.groups) for h in inventory.hosts]

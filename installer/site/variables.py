@@ -25,7 +25,6 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
     Returns:
         appliance_runtime_image: for the role vllm, the image as a file of the node and its SHA-256; empty for wheels.
         appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
-        appliance_batch, appliance_max_failed_percent: how the change walks through the nodes.
         appliance_relay_order: nodes along the chain of the relay; empty without one.
         appliance_services: for the role vllm, models as directories on the node.
         appliance_containers, appliance_container_ingress: by host, for the roles container_runtime and firewall.
@@ -53,8 +52,6 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_runtime_profiles": [] if image else [f"gpu{WHEELS}"],
         "appliance_release": release,
         "appliance_site": site.model_dump(mode="json"),
-        "appliance_batch": site.rolling.batch,
-        "appliance_max_failed_percent": site.rolling.max_failed_percent,
         "appliance_relay_order": list(chain.order(inventory)),
         "appliance_services": services,
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},

@@ -172,7 +172,7 @@ class Fleet:
         """Every file of a node that an install could touch, with inode, size, mode, owner and times."""
         found = self.on(
             name,
-            "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
+            "find /etc /opt /usr /var/lib /root -xdev -not -path '/var/lib/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
             " -not -path '/var/lib/appliance/trust*'"
             # What the node writes about itself all the time, whoever installs or not.
             " -not -path '/var/lib/appliance/egress*' -not -path '/var/lib/appliance/metrics*' -printf '%p %i %s %m %U %T@\\n' | sort",

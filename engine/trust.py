@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 import urllib3
 from tuf.api import exceptions as tuf
 from tuf.api.metadata import Metadata, Targets

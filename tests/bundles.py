@@ -131,7 +131,9 @@ def signed(
     (path / "README.txt").write_text("a bundle\n")
     paths = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
     targets = sign.targets_of(
-        path, paths, lambda p: Label(p.split("/")[1], ("gpu",)) if "/" in p else Label("readme", ()), chunk_size
+        sign.digests_of(path, paths, chunk_size),
+        lambda p: Label(p.split("/")[1], ("gpu",)) if "/" in p else Label("readme", ()),
+        chunk_size,
     )
     sign.sign(path, targets, name=name, release=f"{name}-{version}", keys=keys, passphrase="", days=days, now=now)
     return Bundle(path, keys)

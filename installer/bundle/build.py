@@ -15,7 +15,7 @@ from engine import durable
 from engine.durable import disk_errors
 from engine.errors import ResourceError, TrustError
 from installer import evidence
-from installer.bundle import readme
+from installer.bundle import known, readme
 from installer.bundle.lock import KINDS
 from installer.definition import Definition
 from installer.kinds import Work
@@ -30,7 +30,10 @@ HEADROOM = 64 << 20  # bytes for indexes, metadata and the file system's own nee
 
 @dataclass(frozen=True)
 class Built:
-    """A built bundle. ``size`` in bytes of everything signed; ``content_digest`` is the same for equal content."""
+    """A built bundle. ``size`` in bytes of everything signed; ``content_digest`` is the same for equal content.
+
+    ``unread`` files, ``unread_size`` bytes, were hashed by an earlier build and have not changed since (``known``).
+    """
 
     path: Path
     release: str
@@ -38,6 +41,8 @@ class Built:
     files: int
     size: int
     content_digest: str
+    unread: int
+    unread_size: int
 
 
 def build(
@@ -51,11 +56,13 @@ def build(
     days: int,
     now: datetime,
     builder: str = evidence.provenance.BUILDER,
+    rehash: bool = False,
     prove: Callable[[Path], None] = lambda _: None,
 ) -> Built:
     """Make ``out/NAME-VERSION``. A killed run leaves only a hidden directory that the next run replaces.
 
     Args:
+        rehash: read every byte, also of what an earlier build has read.
         prove: gets the whole, signed bundle under its hidden name; what it raises keeps the bundle from its final name.
 
     Raises:
@@ -84,6 +91,7 @@ def build(
                     days=days,
                     now=now,
                     builder=builder,
+                    rehash=rehash,
                 )
             prove(staging)
         except BaseException:
@@ -104,7 +112,8 @@ def _assemble(
     days: int,
     now: datetime,
     builder: str,
-) -> tuple[Signed, int, int, str]:
+    rehash: bool,
+) -> tuple[Signed, int, int, str, int, int]:
     content = staging / "content"
     content.mkdir(parents=True)
     for name, kind in KINDS.items():
@@ -116,8 +125,11 @@ def _assemble(
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")
     paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
-    targets = sign.targets_of(staging, paths, _labels(definition, lock))
-    _compare(lock, work, {p: t.hashes["sha256"] for p, t in targets.items()})
+    memory = known.Known(work.cache, now) if rehash else known.load(work.cache, now)
+    digests = sign.digests_of(staging, paths, known=memory.find)
+    _compare(lock, work, {p: d.sha256 for p, d in digests.items()})
+    memory.keep(staging, digests)
+    targets = sign.targets_of(digests, _labels(definition, lock))
     signed = sign.sign(
         staging,
         targets,
@@ -130,7 +142,8 @@ def _assemble(
     )
     work.report.end("sign")
     digest = sign.content_digest({p: t.hashes["sha256"] for p, t in targets.items()})
-    return signed, len(targets), sum(t.length for t in targets.values()), digest
+    size, unread = sum(t.length for t in targets.values()), memory.reused
+    return signed, len(targets), size, digest, len(unread), sum(unread.values())
 
 
 def manifest(definition: Definition, lock: Lock) -> str:

@@ -1,1 +1,3 @@
 """What crosses the gap and how: deltas against what a site has, and the site's receipts."""
+
+import engine.nocloud  # noqa: F401  # before securesystemslib, wherever one begins

@@ -87,6 +87,10 @@ def build(
     builder_id: Annotated[
         str, typer.Option(help="URI that names this builder in the provenance.")
     ] = "urn:appliance:builder",
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read every byte again, also of files that a build of the last 7 days has read."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; change nothing.")] = False,
     rehearse: Annotated[
         bool,
@@ -163,6 +167,7 @@ def build(
             days=expires_days,
             now=datetime.now(UTC),
             builder=builder_id,
+            rehash=rehash,
             prove=prove,
         )
     screen.result(
@@ -176,10 +181,17 @@ def build(
             "files": built.files,
             "size": built.size,
             "content_digest": built.content_digest,
+            "unread": built.unread,
+            "unread_size": built.unread_size,
             "rehearsal": rehearsing.document(rehearsals[0]) if rehearsals else None,
         },
         "".join(f"{rehearsing.lines(r)}\n" for r in rehearsals)
         + f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
+        + (
+            f"\n{built.unread} files ({size(built.unread_size)}) are as builds of the last week read them; --rehash reads them again"
+            if built.unread
+            else ""
+        )
         + ("" if built.signed.finished else f"\n{signing.still_needed(built.signed)}"),
     )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import email.parser
+import zipfile
 from collections.abc import Iterable
-from pathlib import Path
+from typing import NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-from installer import wheelarchive
 
 
 def unfit_python(metadata: bytes, python: str) -> str:
@@ -23,21 +22,37 @@ def unfit_python(metadata: bytes, python: str) -> str:
         return ""  # installers ignore what they cannot read, too
 
 
-def collisions(wheels: Iterable[tuple[str, Path]]) -> dict[tuple[str, str], list[str]]:
+class Entry(NamedTuple):
+    """A file of a package inside a wheel, as the archive's list has it; the checksum is the archive's CRC-32."""
+
+    name: str
+    crc: int
+    size: int
+
+
+def installed(archive: zipfile.ZipFile) -> list[Entry]:
+    """The files that a wheel installs into packages, not its metadata and not what lies beside packages."""
+    return [
+        Entry(i.filename, i.CRC, i.file_size)
+        for i in archive.infolist()
+        if "/" in i.filename
+        and not i.filename.endswith("/")
+        and ".dist-info/" not in i.filename
+        and ".data/" not in i.filename
+    ]
+
+
+def collisions(wheels: Iterable[tuple[str, Iterable[Entry]]]) -> dict[tuple[str, str], list[str]]:
     """Files of packages that two wheels both install with different content, by the pair of wheels' labels.
 
     An installer lets the later one win without a word. Files beside packages (a stray ``build_backend.py``) and equal
     files do no harm and are left out.
     """
-    seen: dict[str, tuple[int, int, str]] = {}
+    seen: dict[str, tuple[Entry, str]] = {}
     found: dict[tuple[str, str], list[str]] = {}
-    for label, path in wheels:
-        with wheelarchive.opened(path) as archive:
-            for info in archive.infolist():
-                name = info.filename
-                if "/" not in name or name.endswith("/") or ".dist-info/" in name or ".data/" in name:
-                    continue
-                crc, size, other = seen.setdefault(name, (info.CRC, info.file_size, label))
-                if other != label and (crc, size) != (info.CRC, info.file_size):
-                    found.setdefault((other, label), []).append(name)
+    for label, entries in wheels:
+        for entry in entries:
+            first, other = seen.setdefault(entry.name, (entry, label))
+            if other != label and first != entry:
+                found.setdefault((other, label), []).append(entry.name)
     return found

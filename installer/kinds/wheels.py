@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.parser
 import html
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,9 +99,13 @@ def metadata_of(wheel: Path) -> bytes:
         TrustError: not a zip archive, or a damaged one.
     """
     with wheelarchive.opened(wheel) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(".dist-info/METADATA") and info.filename.count("/") == 1:
-                return wheelarchive.read(archive, info, MAX_METADATA) or b""
+        return _metadata_in(archive)
+
+
+def _metadata_in(archive: zipfile.ZipFile) -> bytes:
+    for info in archive.infolist():
+        if info.filename.endswith(".dist-info/METADATA") and info.filename.count("/") == 1:
+            return wheelarchive.read(archive, info, MAX_METADATA) or b""
     return b""
 
 
@@ -127,11 +132,14 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         TrustError: a file is not the wheel it is called.
         InputError: two wheels of a set install the same file with different content.
     """
+    files: dict[str, list[wheelfiles.Entry]] = {}
     for artifact in artifacts:
         filename = artifact.path.rsplit("/", 1)[-1]
         try:
             name, version, _, _ = parse_wheel_filename(filename)
-            inside = email.parser.BytesHeaderParser().parsebytes(metadata_of(work.cache.path(artifact.sha256)))
+            with wheelarchive.opened(work.cache.path(artifact.sha256)) as archive:  # once: the list is long to read
+                metadata, files[artifact.path] = _metadata_in(archive), wheelfiles.installed(archive)
+            inside = email.parser.BytesHeaderParser().parsebytes(metadata)
         except (InvalidWheelFilename, ValueError) as error:
             raise TrustError(
                 f"not a wheel: {error}", where=artifact.path, remedy="Remove it from the definition."
@@ -144,7 +152,7 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
             )
     for directory in sorted({a.path.rsplit("/", 1)[0] for a in artifacts}):
         together = [a for a in artifacts if a.path.rsplit("/", 1)[0] == directory]
-        clashes = wheelfiles.collisions((f"{a.name} {a.version}", work.cache.path(a.sha256)) for a in together)
+        clashes = wheelfiles.collisions((f"{a.name} {a.version}", files[a.path]) for a in together)
         if clashes:
             raise InputError(
                 "; ".join(

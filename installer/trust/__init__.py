@@ -1,1 +1,3 @@
 """Signing side of the TUF repository; the verifying side is engine.trust."""
+
+import engine.nocloud  # noqa: F401  # before securesystemslib, wherever one begins

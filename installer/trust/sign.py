@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -47,36 +47,60 @@ class Signed:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Digest:
+    """What a file is: SHA-256 in hexadecimal, length in bytes, and SHA-256 of each piece of a long one."""
+
+    sha256: str
+    length: int
+    pieces: tuple[str, ...] = ()
+
+
 LabelOf = Callable[[str], Label]
 
 
-def targets_of(
-    bundle: Path, paths: Iterable[str], label: LabelOf, chunk_size: int = CHUNK_SIZE
-) -> dict[str, TargetFile]:
-    """Hash files of a bundle, in parallel, into TUF targets.
+def digests_of(
+    bundle: Path,
+    paths: Iterable[str],
+    chunk_size: int = CHUNK_SIZE,
+    known: Callable[[Path, int], Digest | None] = lambda _path, _pieces: None,
+) -> dict[str, Digest]:
+    """Hash files of a bundle, in parallel; by path, sorted.
 
     Args:
         chunk_size: files longer than this, in bytes, also get the hash of each piece of this length.
+        known: says the digest of a file that need not be read; it gets the number of pieces that are wanted.
     """
 
-    def one(path: str) -> tuple[str, TargetFile]:
-        pieces: tuple[str, ...] = ()
-        if (bundle / path).stat(follow_symlinks=False).st_size > chunk_size:
-            sha256, length, pieces = hash_chunks(bundle / path, chunk_size)
-        else:
-            sha256, length = hash_file(bundle / path)
+    def one(path: str) -> tuple[str, Digest]:
+        size = (bundle / path).stat(follow_symlinks=False).st_size
+        expected = -(-size // chunk_size) if size > chunk_size else 0
+        if digest := known(bundle / path, expected):
+            return path, digest
+        if expected:
+            return path, Digest(*hash_chunks(bundle / path, chunk_size))
+        return path, Digest(*hash_file(bundle / path))
+
+    with ThreadPoolExecutor(os.cpu_count() or 2) as workers:
+        return dict(workers.map(one, sorted(paths)))
+
+
+def targets_of(digests: Mapping[str, Digest], label: LabelOf, chunk_size: int = CHUNK_SIZE) -> dict[str, TargetFile]:
+    """TUF targets for files of these digests."""
+
+    def one(path: str, digest: Digest) -> TargetFile:
         about = label(path)
         custom = {
             "kind": about.kind,
             "profiles": list(about.profiles),
             "licence": about.licence,
             "source": about.source,
-            "chunks": {"size": chunk_size, "sha256": list(pieces)} if pieces else None,
+            "chunks": {"size": chunk_size, "sha256": list(digest.pieces)} if digest.pieces else None,
         }
-        return path, TargetFile(length, {"sha256": sha256}, path, {"custom": {k: v for k, v in custom.items() if v}})
+        more = {"custom": {k: v for k, v in custom.items() if v}}
+        return TargetFile(digest.length, {"sha256": digest.sha256}, path, more)
 
-    with ThreadPoolExecutor(os.cpu_count() or 2) as workers:
-        return dict(workers.map(one, sorted(paths)))
+    return {path: one(path, digest) for path, digest in digests.items()}
 
 
 def sign(

@@ -203,7 +203,9 @@ def test_a_node_that_dies_in_the_middle_of_a_phase_is_completed_by_the_next_run(
         f"test -d /opt/appliance/releases/{named(THIRD)}",
         "! systemctl is-active --quiet appliance-nginx",
     ):
-        if fleet.releases()["gpu-2"] == named(THIRD):  # it came back so soon that the run went on: there must be something to do
+        if fleet.releases()["gpu-2"] == named(
+            THIRD
+        ):  # it came back so soon that the run went on: there must be something to do
             assert fleet.rollback("--limit", "gpu-2")["good"]
         running = fleet.start(releases[THIRD], "--limit", "gpu-2")
         deadline = time.monotonic() + 300

@@ -18,7 +18,7 @@ from typing import Any
 from engine import images, probe, strictjson
 from engine.errors import ApplianceError, TrustError
 from engine.memory import Downgrade
-from installer import hub, s3, tarstream
+from installer import hub, s3, tarstream, wheelarchive
 from installer.definition import S3, Target
 from installer.evidence import imagefiles, texts
 from installer.kinds import apt, debaudit, uvresolve, wheelfiles
@@ -191,8 +191,8 @@ def wheel_files(data: bytes) -> None:
     file.write_bytes(data)
     with contextlib.suppress(ApplianceError):
         assert sum(len(t.data) for t in texts.of_wheel(file).texts) <= texts.MAX_TOTAL
-    with contextlib.suppress(ApplianceError):
-        wheelfiles.collisions([("a", file), ("b", file)])
+    with contextlib.suppress(ApplianceError), wheelarchive.opened(file) as archive:
+        wheelfiles.collisions([("a", wheelfiles.installed(archive)), ("b", wheelfiles.installed(archive))])
 
 
 @functools.cache

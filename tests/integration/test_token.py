@@ -55,7 +55,7 @@ def test_a_token_and_a_file_release_together(token: None, tmp_path: Path) -> Non
     bundle = tmp_path / "ours-1.0.0"
     (bundle / "content").mkdir(parents=True)
     (bundle / "content/a").write_bytes(b"a")
-    targets = sign.targets_of(bundle, ["content/a"], lambda p: Label("files", ("gpu",)))
+    targets = sign.targets_of(sign.digests_of(bundle, ["content/a"]), lambda p: Label("files", ("gpu",)))
     sign.sign(bundle, targets, name="ours", release="ours-1.0.0", keys=store, passphrase=PASSPHRASE, days=30, now=NOW)
     signers = [alice.open("", lambda what: PIN), bob.open(PASSPHRASE, lambda what: "")]
     assert sign.add_signatures(bundle, store, PASSPHRASE, signers).finished

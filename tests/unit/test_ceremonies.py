@@ -50,7 +50,9 @@ def alone(tmp_path: Path) -> KeyStore:
 def draft(bundle: Path, store: KeyStore) -> Signed:
     (bundle / "content").mkdir(parents=True)
     (bundle / "content/a").write_bytes(b"a")
-    targets: dict[str, TargetFile] = sign.targets_of(bundle, ["content/a"], lambda p: Label("files", ("gpu",)))
+    targets: dict[str, TargetFile] = sign.targets_of(
+        sign.digests_of(bundle, ["content/a"]), lambda p: Label("files", ("gpu",))
+    )
     return sign.sign(
         bundle, targets, name="ours", release="ours-1.0.0", keys=store, passphrase=PASSPHRASE, days=30, now=NOW
     )

@@ -29,21 +29,31 @@ def uninstall(
     runs: Annotated[Path, typer.Option("--runs", help="Where the records of runs are.")] = Path(
         "/var/lib/appliance/runs"
     ),
+    evidence: Annotated[
+        Path,
+        typer.Option(
+            "--evidence",
+            help="Where the keys of the nodes' evidence are pinned; those of removed nodes are put away there.",
+        ),
+    ] = Path("/var/lib/appliance/evidence"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the site's name first.")] = False,
 ) -> None:
     """Remove services, rules, users and files of ours from nodes; what is the operator's stays.
 
     Services drain and end first, the firewall goes last. Asks for the site's name (the name of the inventory's directory).
-    The control host keeps its depot, authority and records. A second uninstall changes nothing.
+    The control host keeps its depot, authority and records; the pinned key of a node's evidence is put aside. A second uninstall changes nothing.
 
     \b
     Examples:
       appliance uninstall -i site --check
       appliance uninstall -i site --keep-models
     """
+    from datetime import UTC, datetime
+
     from rich.text import Text
 
     from engine.errors import Exit, InputError
+    from installer.site import egress
     from installer.site import inventory as inventories
     from installer.site.lock import exclusive
     from installer.site.uninstall import Wish, site_name
@@ -61,6 +71,9 @@ def uninstall(
     runs.mkdir(parents=True, exist_ok=True, mode=0o700)
     with screen, exclusive(runs):
         replies = take_away(site, Wish(check, keep_models, packages, tuple(limit or ())), screen)
+        for reply in replies:
+            if reply.value is not None and not check and egress.retire(evidence, reply.node, datetime.now(UTC)):
+                screen.say(f"{reply.node}: the key of its evidence was put away in {evidence / 'egress'}")
     lines = []
     for reply in replies:
         value = reply.value

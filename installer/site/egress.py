@@ -72,6 +72,23 @@ def collect(
         )
 
 
+def retire(directory: Path, node: str, now: datetime) -> bool:
+    """Put away the key and the last record of a node that was uninstalled: installed again, it signs with another key.
+
+    Both stay beside as ``NODE.pub.until-TIME`` and ``NODE.seen.until-TIME``, for evidence from before must remain checkable.
+
+    Returns:
+        Whether there was a key.
+    """
+    then = f"until-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    found = [p for p in (directory / "egress" / f"{node}.{end}" for end in ("pub", "seen")) if p.exists()]
+    for path in found:
+        path.rename(path.with_name(f"{path.name}.{then}"))
+    if found:
+        durable.sync_dir(directory / "egress")
+    return bool(found)
+
+
 def _of(host: Host, connection: Connection, directory: Path, late_after: timedelta, whole: bool) -> Evidence:
     found = Evidence(host.name)
     pin, seen = (directory / "egress" / f"{host.name}.{end}" for end in ("pub", "seen"))

@@ -263,6 +263,12 @@ def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets
     assert taken["seen elsewhere"] >= 6 and taken["token of a known maker"] >= 5
 
 
+def uninstall(site: Site, *words: str | Path, ok: tuple[int, ...] = (0,), stdin: str = "") -> dict[str, Any]:
+    places: list[str | Path] = ["--runs", site.work / "runs", "--evidence", site.work / "evidence"]
+    told: dict[str, Any] = site.appliance("uninstall", "-i", site.inventory, *places, *words, ok=ok, stdin=stdin)
+    return told
+
+
 def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
     """T37: before the install and after the uninstall a node is the same, but for what is listed."""
     before = site.before
@@ -272,18 +278,14 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
         operator += f"printf '%s' '{text}' > {path}; "
     site.on(EDGE, operator)
 
-    told = site.appliance("uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--check")
+    told = uninstall(site, "--check")
     assert all("stop appliance-nginx.service" in n["done"] for n in told["nodes"])
     site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
-    refused = site.appliance(
-        "uninstall", "-i", site.inventory, "--runs", site.work / "runs", ok=(2,), stdin="another-site\n"
-    )
+    refused = uninstall(site, ok=(2,), stdin="another-site\n")
     assert "not the site's name" in refused["error"]["what"]
     site.on(EDGE, "systemctl is-active appliance-nginx appliance-firewall")
 
-    done = site.appliance(
-        "uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--packages", stdin="plant-7\n"
-    )
+    done = uninstall(site, "--packages", stdin="plant-7\n")
     edge = next(n for n in done["nodes"] if n["node"] == site.node(EDGE))
     steps = edge["done"]
     assert steps.index("stop appliance-nginx.service") < steps.index("remove nft table inet appliance")
@@ -329,7 +331,7 @@ def test_what_is_ours_goes_and_nothing_else(site: Site) -> None:
 
 def test_a_second_uninstall_changes_nothing(site: Site) -> None:
     before = [snapshot(site, n) for n in (EDGE, MODEL)]
-    told = site.appliance("uninstall", "-i", site.inventory, "--runs", site.work / "runs", "--yes", "--packages")
+    told = uninstall(site, "--yes", "--packages")
     assert [n["changed"] for n in told["nodes"]] == [0, 0]
     assert [snapshot(site, n) for n in (EDGE, MODEL)] == before
 
@@ -337,12 +339,8 @@ def test_a_second_uninstall_changes_nothing(site: Site) -> None:
 def test_a_node_can_be_installed_again_and_keeps_its_models_when_asked(site: Site) -> None:
     site.install("--limit", site.node(EDGE))
     site.on(EDGE, "systemctl is-active appliance-firewall && nft list table inet operator")
-    site.appliance(
-        "uninstall",
-        "-i",
-        site.inventory,
-        "--runs",
-        site.work / "runs",
+    uninstall(
+        site,
         "--yes",
         "--keep-models",
         "--limit",

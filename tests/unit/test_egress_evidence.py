@@ -19,6 +19,7 @@ from engine import egress_cli
 from engine.egress_chain import Head, Memory, Record, Verdict, digest, head_of, line_of, parse, verify
 from engine.egress_log import Bounds, EvidenceLog
 from engine.errors import ApplianceError, Exit, ResourceError
+from installer.site.egress import retire
 
 BEGIN = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -322,3 +323,18 @@ def test_the_verbs_say_it_in_json_and_by_exit_code(tmp_path: Path, capsys: pytes
     path.write_bytes(path.read_bytes().replace(b'"good":true', b'"good":1234'))
     assert egress_cli.main(["verify", "--state", state]) == Exit.UNTRUSTED
     assert "was changed" in capsys.readouterr().err
+
+
+def test_the_key_of_a_node_that_was_removed_is_put_away_and_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "egress").mkdir()
+    for name in ("a.pub", "a.seen", "ab.pub"):
+        (tmp_path / "egress" / name).write_text(name)
+    then = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    assert retire(tmp_path, "a", then)
+    names = {p.name: p.read_text() for p in (tmp_path / "egress").iterdir()}
+    assert names == {
+        "a.pub.until-20260701T120000Z": "a.pub",
+        "a.seen.until-20260701T120000Z": "a.seen",
+        "ab.pub": "ab.pub",
+    }
+    assert not retire(tmp_path, "a", then) and not retire(tmp_path / "none", "a", then)

@@ -7,7 +7,7 @@ from typing import Any
 
 from installer.definition import Definition
 from installer.lockfile import Lock
-from installer.site.inventory import Site
+from installer.site.settings import Site
 
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "definition": Definition.model_json_schema,

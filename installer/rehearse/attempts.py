@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine import egress, egress_raw
 from engine.report import printable
 from installer.lab.sighting import DNS, Sighting
-from installer.site.inventory import Flow
+from installer.site.settings import Flow
 
 DECLARED = "the site's own egress"
 

@@ -13,7 +13,8 @@ from typing import Any
 from engine.errors import InputError
 from installer.definition import Definition, WheelSet
 from installer.lab.plan import release_of
-from installer.site.inventory import Control, Host, Inventory, Service, Site
+from installer.site.inventory import Host, Inventory
+from installer.site.settings import Control, Service, Site
 
 NODE = "node-1"
 # What one machine's inventory says of its own devices and people, which a lab node has not.

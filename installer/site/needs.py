@@ -19,7 +19,8 @@ from installer.compat.check import gather
 from installer.definition import Definition
 from installer.evidence.contents import Contents
 from installer.runtime.recipe import WHEELS
-from installer.site.inventory import Host, Inventory, Site
+from installer.site.inventory import Host, Inventory
+from installer.site.settings import Site
 from installer.site.variables import runtime_image
 
 RELEASES = "/opt/appliance/releases"

@@ -13,7 +13,8 @@ import urllib3
 
 from engine import strictjson
 from installer.site import controlpki
-from installer.site.inventory import Inventory, Service
+from installer.site.inventory import Inventory
+from installer.site.settings import Service
 
 ATTEMPT_S = 120.0  # one generation on a small CPU takes seconds; a stuck one is a failure
 MAX_ANSWER = 1 << 20

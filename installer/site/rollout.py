@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from engine.report import Report
 from installer.site import rolling
 from installer.site.events import Tracker
-from installer.site.inventory import Host, Inventory, Rolling
+from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.rollback import Restored
+from installer.site.settings import Rolling
 from installer.site.unchanged import NodeNow
 
 Play = Callable[[str, Collection[str]], None]  # a playbook's name, and the nodes

@@ -11,7 +11,8 @@ from engine.fetch import STORE
 from engine.trust import Target
 from installer.runtime.recipe import DIRECTORY, WHEELS
 from installer.site import chain, zones
-from installer.site.inventory import Container, Host, Inventory, Site
+from installer.site.inventory import Host, Inventory
+from installer.site.settings import Container, Site
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
 

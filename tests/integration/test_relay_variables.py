@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from installer.site.inventory import Relay, Site
+from installer.site.settings import Relay, Site
 from tests.links import TREE
 
 NODES = {f"gpu-{i}": f"192.0.2.{20 + i}" for i in (1, 2, 3)} | {"gw-1": "2001:db8::10"}

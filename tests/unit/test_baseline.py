@@ -20,7 +20,7 @@ from engine.baseline.outcome import FAIL, NOT_APPLICABLE, PASS, WAIVED
 from engine.baseline.policy import Control, Policy, Waiver
 from engine.errors import InputError
 from installer.site.baseline import TABLE, page
-from installer.site.inventory import Baseline, Site
+from installer.site.settings import Baseline, Site
 
 ROLE = Path(__file__).parents[2] / "roles/os_baseline"
 CONTROLS: list[dict[str, Any]] = yaml.safe_load((ROLE / "vars/main.yml").read_text())["os_baseline_controls"]

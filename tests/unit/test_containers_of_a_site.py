@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from installer.site.inventory import Host, Inventory, Site, load
+from installer.site.inventory import Host, Inventory, load
+from installer.site.settings import Site
 from installer.site.variables import variables
 
 IMAGE = f"web@sha256:{'0' * 64}"

@@ -13,7 +13,8 @@ import pytest
 from engine.egress_log import Bounds, EvidenceLog
 from engine.talk import Talk
 from installer.site import egress
-from installer.site.inventory import Connection, Control, Host, Inventory, Site
+from installer.site.inventory import Connection, Host, Inventory
+from installer.site.settings import Control, Site
 
 QUARTER = timedelta(minutes=15)
 

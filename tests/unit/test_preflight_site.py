@@ -26,9 +26,10 @@ from installer.evidence.contents import Contents
 from installer.lockfile import Artifact, Lock
 from installer.site import beacon, gate, needs, remote
 from installer.site.events import Failure
-from installer.site.inventory import Connection, Control, Gateway, Host, Inventory, Service, Site, load
+from installer.site.inventory import Connection, Host, Inventory, load
 from installer.site.preflight import FAILURES, NodeReport, preflight, verdict_of
 from installer.site.remote import Answer
+from installer.site.settings import Control, Gateway, Service, Site
 from tests.nodefacts import node, without_gpu
 
 TREE = Path(__file__).resolve().parents[2]

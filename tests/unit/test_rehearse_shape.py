@@ -10,7 +10,8 @@ import pytest
 from engine.errors import InputError
 from installer.definition import Definition
 from installer.rehearse.shape import Shape, files, like, moved, simplest, translated
-from installer.site.inventory import Control, Flow, Host, Inventory, Service, Site
+from installer.site.inventory import Host, Inventory
+from installer.site.settings import Control, Flow, Service, Site
 
 GPU = {"models": ["h200"], "driver": "580.178.04"}
 

@@ -11,7 +11,7 @@ from engine import egress, egress_raw
 from installer.lab.sighting import Sighting
 from installer.rehearse.attempts import HARMLESS, Verdict, declared, inside, judge, read
 from installer.rehearse.causes import causes
-from installer.site.inventory import Flow
+from installer.site.settings import Flow
 
 ONE = Sighting(
     time=100.0, pid=7, process="python3", command="python3 -m x", unit="x.service", kind="tcp", address="203.0.113.9", port=443

@@ -19,7 +19,8 @@ from engine.sources import BACKLOG, Flight, Sample, Source, Sources, State, Verd
 from engine.trust import Target
 from installer.site import piecelists
 from installer.site.chain import order
-from installer.site.inventory import Host, Inventory, Relay, Site
+from installer.site.inventory import Host, Inventory
+from installer.site.settings import Relay, Site
 from tests.unit.test_preflight_site import GATEWAY, GPU
 
 SITE = Site.model_validate({"control": {"address": "192.0.2.5"}, "management_sources": ["192.0.2.5"]})

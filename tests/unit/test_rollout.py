@@ -12,10 +12,11 @@ import pytest
 from engine.errors import InputError
 from engine.report import Silent
 from installer.site.events import Tracker
-from installer.site.inventory import Host, Inventory, Site
+from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.rollback import Restored
 from installer.site.rollout import Means, Rollout, roll
+from installer.site.settings import Site
 from installer.site.unchanged import NodeNow
 
 OLD, NEW = "demo-1.0.0", "demo-1.1.0"

@@ -21,8 +21,9 @@ from engine.report import Silent
 from installer.pki import Authority, utc_now
 from installer.pki.succession import Succession
 from installer.site.errand import Reply
-from installer.site.inventory import Host, Inventory, Site
+from installer.site.inventory import Host, Inventory
 from installer.site.rotate import Outcome, Rotation, names_of
+from installer.site.settings import Site
 
 SECRET = "correct horse battery staple"
 HOSTS = (

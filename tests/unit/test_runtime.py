@@ -15,7 +15,7 @@ from installer.definition import Definition
 from installer.lockfile import Artifact, Kind, Lock
 from installer.runtime import audit
 from installer.runtime.recipe import recipes
-from installer.site.inventory import Site
+from installer.site.settings import Site
 from installer.site.variables import runtime_image
 from tests.demo import TREE
 

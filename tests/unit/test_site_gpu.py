@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import InputError
-from installer.site.inventory import Host, Inventory, Site, _consistent
+from installer.site.inventory import Host, Inventory, _consistent
+from installer.site.settings import Site
 from installer.site.variables import variables
 
 BASE: dict[str, Any] = {"control": {"address": "192.0.2.5"}, "management_sources": ["192.0.2.0/24"]}

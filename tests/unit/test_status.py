@@ -24,9 +24,10 @@ from installer.cli import light
 from installer.pki import Authority, utc_now
 from installer.site import errand, records, status
 from installer.site.errand import Reply
-from installer.site.inventory import Connection, Host, Inventory, Site
+from installer.site.inventory import Connection, Host, Inventory
 from installer.site.probescript import errand as script
 from installer.site.probescript import errand_modules
+from installer.site.settings import Site
 from installer.trust import envelope
 from tests import bundles
 

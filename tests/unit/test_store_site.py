@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from engine.preflight.facts import Space
 from installer.rehearse.shape import like
 from installer.site import needs
-from installer.site.inventory import Host, Inventory, ModelStore, Site, load
+from installer.site.inventory import Host, Inventory, load
+from installer.site.settings import ModelStore, Site
 from tests.nodefacts import node
 from tests.unit.test_preflight_site import GPU, release, site
 from tests.unit.test_rehearse_shape import definition

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from installer.site.inventory import Host, Inventory, Site
+from installer.site.inventory import Host, Inventory
 from installer.site.nodes import Reply
+from installer.site.settings import Site
 from installer.site.unchanged import NodeNow, inputs, understand
 
 HOSTS = (Host("a", "192.0.2.1", ("gpu",)), Host("b", "192.0.2.2", ("gateway",)))

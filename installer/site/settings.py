@@ -1,0 +1,367 @@
+"""What a site says about itself: the variable ``appliance_site`` of its inventory, and what each key may be.
+
+`appliance schema site` prints it; installer.site.inventory reads it and checks what concerns several nodes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from installer.definition import Name
+from installer.site.zones import Zone, ZoneName
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value, strict=False)
+    return value
+
+
+def _address(value: str) -> str:
+    ipaddress.ip_address(value)
+    return value
+
+
+Network = Annotated[str, AfterValidator(_network), Field(description="CIDR or address, for example 192.0.2.0/24.")]
+Address = Annotated[str, AfterValidator(_address), Field(description="IP address.")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Control(_Strict):
+    """Where nodes find the depot while an install runs."""
+
+    address: Address
+    port: Port = 7443
+
+
+class Gateway(_Strict):
+    """Where clients come in."""
+
+    port: Port = 8443
+
+
+class Relay(_Strict):
+    """How nodes hand content on to each other while an install runs."""
+
+    enabled: bool = True
+    port: Port = Field(7444, description="Where a node serves its neighbours; nothing listens there at other times.")
+
+
+class Flow(_Strict):
+    """Something nodes may reach beyond the depot."""
+
+    name: Name
+    destinations: Annotated[tuple[Network, ...], Field(min_length=1)]
+    ports: Annotated[tuple[Port, ...], Field(min_length=1)]
+    protocol: Literal["tcp", "udp"] = "tcp"
+    zone: str = Field("", description="Zone by whose interfaces it leaves; by any when left out.")
+
+
+Share = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]?%$|^100%$")]
+
+
+class Rolling(_Strict):
+    """How a change walks through the nodes."""
+
+    batch: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
+        1,
+        description="Nodes that change at once, a number or a share; a list is for one batch after the other, its last repeats.",
+    )
+    max_failed_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="Share of all nodes that may fail before the rest is left alone."
+    )
+    max_unavailable: Share | None = Field(
+        None,
+        description="Nodes that may be out of service at once, whatever the reason; as many as the largest batch when left out.",
+    )
+    per_service: Annotated[int, Field(ge=1)] = Field(
+        1, description="Nodes of one service that may be out of service at once."
+    )
+    pause_after: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Numbers of batches after which the run stops until somebody says --continue."
+    )
+
+
+class Gate(_Strict):
+    """What a node must show after an upgrade before it serves again."""
+
+    throughput_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.8, description="Of the node's own throughput before."
+    )
+    max_gap: Annotated[float, Field(ge=0)] = Field(
+        0.5,
+        description="In nats: how much less likely than the new token the old one may have become where answers part.",
+    )
+    requests: Annotated[int, Field(ge=1, le=256)] = Field(4, description="At once, for the throughput.")
+    tokens: Annotated[int, Field(ge=8, le=1024)] = Field(48, description="Length of each answer.")
+
+
+Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="HH:MM in the node's local time.")]
+Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+
+
+class Window(_Strict):
+    """When nodes may be rebooted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        (), description="Days on which it begins; empty is every day."
+    )
+    begin: Clock = Field(alias="from")
+    end: Clock = Field(alias="to", description="Earlier than from means on the next day.")
+
+
+class GpuDriver(_Strict):
+    """NVIDIA's driver and its kernel on GPU nodes: one set, from the bundle, in exactly these versions."""
+
+    version: Annotated[str, Field(pattern=r"^\d{3}\.\d{1,3}(\.\d{1,3})?$", description="For example 580.178.04.")]
+    kernel: Annotated[str, Field(pattern=r"^\d[A-Za-z0-9.+~-]+$", description="As `uname -r` prints it.")]
+    packages: tuple[Package, ...] = Field(
+        ("libcuda1", "libnvidia-ml1", "nvidia-smi", "nvidia-persistenced"),
+        description="Packages beside the kernel modules; the default is Debian's names.",
+    )
+    modules: Literal["auto", "open", "proprietary"] = Field("auto", description="auto decides by the GPUs of a node.")
+    source: Literal["dkms", "prebuilt"] = "dkms"
+    module_package: Package | Literal[""] = Field("", description="Empty takes Debian's name of the flavour.")
+    module_signer: Annotated[str, Field(pattern=r"^[^\n]{0,200}$")] = Field(
+        "", description="Name of the key that signed prebuilt modules; needed under Secure Boot."
+    )
+    fabric: tuple[Package, ...] = Field((), description="Fabric manager and its companions, for boards with NVSwitch.")
+    maintenance: Window | None = Field(None, description="When nodes may be rebooted; without it never.")
+
+
+class Cuda(_Strict):
+    """CUDA beyond what the wheels bring."""
+
+    toolkit: bool = Field(False, description="Compilers and libraries for development; serving needs none.")
+    toolkit_packages: Annotated[tuple[Package, ...], Field(min_length=1)] = ("nvidia-cuda-toolkit",)
+    compat: Package | Literal[""] = Field(
+        "",
+        description="Package with a libcuda newer than the driver, for data center GPUs; for example cuda-compat-13-2.",
+    )
+
+
+class MigGroup(_Strict):
+    """GPUs that are divided alike."""
+
+    gpus: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=63)], ...] = "all"
+    profiles: dict[
+        Annotated[str, Field(pattern=r"^[1-9]g\.[0-9]{1,3}gb([+-](me|gfx|me\.all))?$")],
+        Annotated[int, Field(ge=1, le=8)],
+    ] = Field(default_factory=dict, description="Instances by profile; none switches MIG off.")
+
+
+class Mig(_Strict):
+    """How the GPUs of a node are divided."""
+
+    layout: Annotated[tuple[MigGroup, ...], Field(min_length=1)]
+
+
+class Slice(_Strict):
+    """One instance of a divided GPU."""
+
+    gpu: Annotated[int, Field(ge=0, le=63)] = 0
+    instance: Annotated[int, Field(ge=0, le=7, description="Counted on its GPU, as `nvidia-smi -L` lists them.")] = 0
+
+
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(/dev/disk/by-(id|partlabel|partuuid|path)/[A-Za-z0-9._:+-]+)?$",
+        description="/dev/disk/by-id/… or by-partlabel/…; a host's own appliance_model_store_device goes before it. "
+        "Empty leaves content on the root file system and only verifies it.",
+    ),
+]
+
+
+class Verification(_Strict):
+    """When a node's content is hashed again, and how fast."""
+
+    calendar: str = Field("Sun *-*-* 02:00:00", description="As systemd.time describes it; empty for never.")
+    delay: str = Field("4h", description="Nodes begin at a random moment within this time.")
+    rate: Annotated[int, Field(ge=0)] = Field(200_000_000, description="Bytes a second at most; 0 for no limit.")
+
+
+class Encryption(_Strict):
+    """How the device of the store is encrypted (LUKS2), and who opens it after a boot."""
+
+    opened_by: Literal["none", "tpm2", "passphrase"] = Field("none", description="Nothing is encrypted with none.")
+    tpm2_pcrs: Annotated[tuple[Annotated[int, Field(ge=0, le=23)], ...], Field(min_length=1)] = Field(
+        (7,), description="Registers that must be as they were when the key was bound."
+    )
+    tpm2_pin_file: str = Field("", description="File on the control host with a PIN to be asked for as well.")
+    passphrase_file: str = Field("", description="File on the control host; needed with passphrase.")
+    keys: str = Field("/var/lib/appliance/store-keys", description="Directory on the control host for recovery keys.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.opened_by == "passphrase") != bool(self.passphrase_file):
+            raise ValueError("passphrase_file goes with opened_by: passphrase, and with it alone")
+        if self.tpm2_pin_file and self.opened_by != "tpm2":
+            raise ValueError("tpm2_pin_file goes with opened_by: tpm2 alone")
+        return self
+
+
+class ModelStore(_Strict):
+    """Where nodes keep their content, and how it is looked after."""
+
+    groups: tuple[Literal["gateway", "gpu", "monitoring"], ...] = Field(("gpu",), description="Nodes that get one.")
+    device: Device = ""
+    file_system: Literal["ext4", "xfs"] = "ext4"
+    reserve: Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]$")] = Field(
+        "1G", description="Kept free by a file, for the day on which the store is full."
+    )
+    encryption: Encryption = Encryption()
+    verification: Verification = Verification()
+
+    @model_validator(mode="after")
+    def _has_a_device(self) -> Self:
+        if self.encryption.opened_by != "none" and not self.device:
+            raise ValueError("encryption needs a device of the store's own")
+        return self
+
+
+class Service(_Strict):
+    """One served model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="Name of the unit.")]
+    model: Name = Field(description="Model of the definition.")
+    served_name: str = Field(description="Name that clients ask for.")
+    args: dict[str, Any] = Field(default_factory=dict, description="vLLM flags without dashes.")
+    environment: dict[str, str] = Field(default_factory=dict)
+    memory_max: str = Field("", description="systemd MemoryMax, for example 64G.")
+    devices: tuple[Literal["nvidia"], ...] = Field((), description="Device classes the service may open.")
+    mig: Slice | None = Field(None, description="The slice it runs on, where mig.layout divides GPUs.")
+    start_timeout_s: Annotated[int, Field(ge=10)] = 900
+
+
+class ContainerPort(_Strict):
+    """A TCP port of a container."""
+
+    port: Annotated[int, Field(ge=1024, le=65535, description="Port of the node.")]
+    container_port: Port = Field(description="Port in the container.")
+    sources: tuple[Network, ...] = Field((), description="From where it may be reached; empty: from the node alone.")
+
+
+class ContainerVolume(_Strict):
+    """A directory or file that a container sees."""
+
+    source: str = Field(description="A name for a directory of the container's own, or an absolute path, read-only.")
+    target: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", description="Path in the container.")]
+    writable: bool = False
+
+
+class Container(_Strict):
+    """A container of one of the bundle's images."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+    image: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}@sha256:[0-9a-f]{64}$", description="NAME@sha256:DIGEST as locked."),
+    ]
+    groups: Annotated[tuple[Literal["gateway", "gpu", "monitoring"], ...], Field(min_length=1)] = ("gpu",)
+    command: tuple[str, ...] = Field((), description="Replaces the image's own command.")
+    ports: tuple[ContainerPort, ...] = ()
+    volumes: tuple[ContainerVolume, ...] = ()
+    devices: tuple[Annotated[str, Field(pattern=r"^nvidia\.com/gpu=[A-Za-z0-9:._-]+$")], ...] = Field(
+        (), description="GPUs by CDI name."
+    )
+    environment: dict[str, str] = Field(default_factory=dict)
+    user: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$", description="UID:GID, never 0.")] = (
+        "65532:65532"
+    )
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]?$", description="Memory limit, for example 2G.")]
+    tasks_max: Annotated[int, Field(ge=1)] = 512
+    stop_timeout_s: Annotated[int, Field(ge=1)] = 20
+
+
+class GpuMetrics(_Strict):
+    """Metrics of GPUs for the monitoring hosts."""
+
+    port: Annotated[int, Field(ge=1024, le=65535)] = 9400
+    profiling: bool = Field(
+        False, description="Activity of tensor cores and memory; costs the host engine CAP_SYS_ADMIN."
+    )
+
+
+class Admin(_Strict):
+    """Somebody who administers nodes."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="Login name.")]
+    keys: Annotated[tuple[str, ...], Field(min_length=1, description="Public SSH keys.")]
+    sudo: Literal["password", "nopasswd", "none"] = Field("password", description="How they act as root.")
+    password: str = Field("", description="crypt(3) hash of the password for sudo; keep it in a vault.")
+
+
+class Baseline(_Strict):
+    """How far nodes' operating systems are hardened (docs/baseline.md)."""
+
+    level: Literal[1, 2] = Field(1, description="Controls of this level and below apply.")
+    enable: tuple[Name, ...] = Field((), description="Controls beyond those, by id.")
+    admins: tuple[Admin, ...] = ()
+    root_login: Literal["prohibit-password", "no"] = Field(
+        "prohibit-password",
+        description="Whether root comes in over SSH with a key; `no` once an admin can act as root.",
+    )
+    ssh_users: tuple[Name, ...] = Field((), description="Accounts beside the admins that SSH lets in.")
+    time_servers: tuple[Address, ...] = Field((), description="They also need an entry in egress, port 123, udp.")
+    log_host: str = Field(
+        "", pattern=r"^(https://\S+)?$", description="URL of a systemd-journal-remote; needs an entry in egress."
+    )
+    journal_keys: str = Field("", description="Directory of the control host for the keys of sealed journals.")
+    unattended: bool = Field(False, description="Keep the operator's unattended upgrades, but for pinned packages.")
+    pinned: tuple[str, ...] = Field((), description="Packages that those leave alone.")
+    reverse_path: Literal[1, 2] = Field(1, description="Reverse path filtering: 1 strict, 2 loose.")
+
+    @model_validator(mode="after")
+    def _somebody_is_root(self) -> Baseline:
+        if self.root_login == "no" and not any(a.sudo != "none" for a in self.admins):
+            raise ValueError("root_login is no, and no admin may act as root")
+        return self
+
+
+class Site(_Strict):
+    """What a site is; the variable ``appliance_site`` of the inventory."""
+
+    control: Control
+    management_sources: Annotated[tuple[Network, ...], Field(min_length=1, description="From where operators log in.")]
+    client_sources: tuple[Network, ...] = Field((), description="From where clients may reach the gateway.")
+    gateway: Gateway = Gateway()
+    inference_port: Port = Field(8444, description="Port of GPU nodes that gateways connect to.")
+    relay: Relay = Relay()
+    egress: tuple[Flow, ...] = ()
+    zones: dict[ZoneName, Zone] = Field(
+        default_factory=dict, description="Networks that are kept apart. Without zones every service lives everywhere."
+    )
+    rolling: Rolling = Rolling()
+    gate: Gate = Gate()
+    keep_generations: Annotated[int, Field(ge=2, le=20)] = Field(
+        3, description="States of a node that are kept to go back to."
+    )
+    runtime: Name = Field("vllm", description="Wheel set of the definition that serves models.")
+    runtime_form: Literal["auto", "image", "wheels"] = Field(
+        "auto",
+        description="Whether nodes mount the runtime's image or install its wheels; auto takes the image where the release has one.",
+    )
+    containers: tuple[Container, ...] | None = Field(
+        None,
+        description="Containers beside the models; an empty list removes those there were, no list leaves podman alone.",
+    )
+    gpu_metrics: GpuMetrics | None = Field(None, description="Metrics of GPUs through DCGM; none when left out.")
+    gpu_driver: GpuDriver | None = Field(None, description="Without it the driver is left as it is.")
+    cuda: Cuda | None = None
+    mig: Mig | None = None
+    baseline: Baseline | None = Field(None, description="Harden the operating system; left alone when not given.")
+    model_store: ModelStore | None = Field(
+        None, description="Place and health of the content; left out, neither is managed."
+    )
+    services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
+        (), description="Served models; one until the policy gateway can route by model."
+    )

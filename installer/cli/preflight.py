@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +15,13 @@ from installer.cli.options import DEFAULT_DEPOT, DepotDir, Root, screen_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from engine.preflight.expectation import Finding
     from installer.depot import Depot
     from installer.site.needs import Release
     from installer.site.preflight import NodeReport
+
+
+ONE_GPU = re.compile(r"GPU ([0-9]+) \([^)]*\): (.+)", re.DOTALL)
 
 
 def preflight(
@@ -102,6 +109,19 @@ def _release(depot: Depot, bundle: Path | None, root: Path | None, release: str)
     return needs.release(contents.read(bundle, depot.root_of_trust(pinned)))
 
 
+def alike(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for several GPUs of which the same is said; the order of the first ones stays."""
+    found: dict[tuple[str, ...], tuple[Finding, list[str]]] = {}
+    for number, finding in enumerate(findings):
+        said = ONE_GPU.fullmatch(finding.what)
+        key = (finding.check, finding.severity, finding.remedy, said[2]) if said else (str(number),)
+        found.setdefault(key, (finding, []))[1].append(said[1] if said else "")
+    return [
+        replace(one, what=f"GPUs {', '.join(numbers)}: {key[-1]}") if len(numbers) > 1 else one
+        for key, (one, numbers) in found.items()
+    ]
+
+
 def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
@@ -114,7 +134,7 @@ def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> Rendera
         if number:
             table.add_row()
         shown = [f for f in report.findings if every or f.severity != "pass"]
-        for finding in shown:
+        for finding in alike(shown):
             table.add_row(report.node, finding.check, finding.severity, Text(finding.what), Text(finding.remedy))
         fine = len(report.findings) - len(shown)
         if fine:

@@ -19,6 +19,7 @@ from installer.compat.check import gather
 from installer.definition import Definition
 from installer.evidence.contents import Contents
 from installer.runtime.recipe import WHEELS
+from installer.site import chain
 from installer.site.inventory import Host, Inventory
 from installer.site.settings import Site
 from installer.site.variables import runtime_image
@@ -35,6 +36,7 @@ UNITS = {
     "gateway": ("appliance-nginx.service",),
     "inference": ("appliance-nginx.service",),
     "gpu metrics": ("appliance-dcgm-front.service",),
+    "relay": ("appliance-relay.service",),
 }
 
 # TCP to the root name servers a, b and k, which the whole world may ask (IANA, "Root Servers").
@@ -190,6 +192,8 @@ def _ports(host: Host, inventory: Inventory) -> tuple[PortNeed, ...]:
         needs.append(PortNeed(inventory.site.inference_port, "inference", UNITS["inference"]))
     if "gpu" in host.groups and inventory.site.gpu_metrics:
         needs.append(PortNeed(inventory.site.gpu_metrics.port, "gpu metrics", UNITS["gpu metrics"]))
+    if host.name in chain.order(inventory):
+        needs.append(PortNeed(inventory.site.relay.port, "relay", UNITS["relay"]))
     return tuple(needs)
 
 

@@ -10,6 +10,7 @@ from engine.preflight import facts as f
 from engine.preflight import pci as table
 from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
 from engine.preflight.xid import XIDS, meaning
+from installer.cli.preflight import alike
 from installer.compat.tables import GPUS
 from tests.nodefacts import checks, expected, findings, needs_gpu, node, pci, said, without_gpu
 
@@ -204,3 +205,12 @@ def test_retired_pages_of_older_gpus_count() -> None:
     assert checks(with_first(clock_reasons=0x40)) == [("heat", "warn")]
     assert checks(with_first(ecc_mode=(0, 0))) == [("ecc", "warn")]
     assert checks(with_first(compute_mode=2)) == [("busy", "fail")]
+
+
+def test_what_is_said_of_several_gpus_is_one_line_and_nothing_else_is_merged() -> None:
+    found = findings(node(nvml=said("h200-fabric")))
+    lines = alike(found)
+    texts = [x.what for x in lines if x.check == "fabric"]
+    assert texts[0] == "GPUs 0, 1, 2, 3, 4, 7: the GPU's registration with the NVSwitch fabric is in progress"
+    assert len(texts) == 3 and sum(x.check == "fabric" for x in found) == 8
+    assert [x for x in lines if x.check != "fabric"] == [x for x in found if x.check != "fabric"]

@@ -337,3 +337,13 @@ def test_wrong_words_are_one_sentence_and_exit_code_two(
         main([*place, *[str(tmp_path) if w == "BUNDLE" else w for w in words]])
     assert ended.value.code == 2
     assert error in capsys.readouterr().err
+
+
+def test_the_port_of_the_relay_is_asked_for_where_nodes_hand_on(tmp_path: Path) -> None:
+    whole = site()
+    alone = replace(whole, hosts=(GPU,))
+    ports = {
+        n: [p.port for p in needs.expectation(GPU, release(), of, node(), TODAY).ports]
+        for n, of in (("whole", whole), ("alone", alone))
+    }
+    assert ports == {"whole": [8444, 7444], "alone": [8444]}

@@ -373,3 +373,22 @@ def test_every_key_of_the_site_reaches_the_role() -> None:
         k for k in Baseline.model_fields if f'appliance_os_baseline_{k}: "{{{{ appliance_baseline.{k} ' not in wired
     ]
     assert missing == []
+
+
+def test_modes_are_only_ever_narrowed_and_what_is_not_there_is_left() -> None:
+    wanted = [{"want": {"files": [
+        {"path": "/a", "mode": "0640", "groups": ["root", "shadow"]}, {"path": "/none", "mode": "0600"},
+        {"path": "/b", "mode": "0700"}, {"path": "/odd|name", "mode": "0600"}, {"path": "/gone", "absent": True, "mode": "0"},
+    ]}}]  # fmt: skip
+    said = [
+        "604 0 shadow regular file|/a",
+        "2755 5 root directory|/b",
+        "777 0 root symbolic link|/odd|name",
+        "600 0 root regular file|/gone",
+    ]
+    seen = {f["path"]: f for f in filters.os_baseline_seen(wanted, said)}
+    assert {p: (f["mode"], f["narrow"]) for p, f in seen.items()} == {
+        "/a": ("0604", "0600"), "/b": ("2755", "0700"), "/odd|name": ("0777", "0600"),
+    }  # fmt: skip
+    assert seen["/odd|name"]["link"] and not seen["/a"]["link"]
+    assert (seen["/b"]["uid"], seen["/b"]["groups"], seen["/a"]["group"]) == (5, ["root"], "shadow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -39,6 +38,20 @@ def os_baseline_active(
 def os_baseline_of(controls: Iterable[Mapping[str, Any]], check: str) -> list[dict[str, Any]]:
     """Those of one kind."""
     return [dict(c) for c in controls if c["check"] == check]
+
+
+def os_baseline_seen(controls: Iterable[Mapping[str, Any]], lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Files of ``modes`` controls that are there, as ``stat --format='%a %u %G %F|%n'`` says, and the mode they should have."""
+    said = dict(reversed(line.split("|", 1)) for line in lines)
+    found = []
+    for want in (file for control in controls for file in control["want"]["files"] if "absent" not in file):
+        if want["path"] in said:
+            mode, uid, group, kind = said[want["path"]].split(" ", 3)
+            found.append({
+                "path": want["path"], "mode": f"{int(mode, 8):04o}", "narrow": f"{int(mode, 8) & int(want['mode'], 8):04o}", "uid": int(uid),
+                "group": group, "groups": want.get("groups", ["root"]), "link": kind == "symbolic link",
+            })  # fmt: skip
+    return found
 
 
 def os_baseline_policy(selected: Iterable[Mapping[str, Any]], waivers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -120,7 +133,7 @@ class FilterModule:
             "os_baseline_selected": os_baseline_selected,
             "os_baseline_active": os_baseline_active,
             "os_baseline_of": os_baseline_of,
-            "os_baseline_and": operator.and_,
+            "os_baseline_seen": os_baseline_seen,
             "os_baseline_policy": os_baseline_policy,
             "os_baseline_waiver_faults": os_baseline_waiver_faults,
             "os_baseline_faults": os_baseline_faults,

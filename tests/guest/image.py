@@ -18,11 +18,11 @@ from installer.lab.state import locked
 RELEASE = "bookworm"
 PACKAGES = (
     "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "kmod", "libtss2-esys-3.0.2-0", "libtss2-mu0", "libtss2-rc0", "libtss2-tcti-device0",
-    "openssh-server", "procps", "python3", "systemd", "systemd-sysv", "tpm2-tools", "udev",
+    "mokutil", "openssh-server", "procps", "python3", "systemd", "systemd-sysv", "tpm2-tools", "udev",
 )  # fmt: skip
 KERNEL = "linux-image-cloud-amd64"
 SIZE = 1400 << 20  # bytes; sparse
-RECIPE = 4  # count up when the steps below change
+RECIPE = 5  # count up when the steps below change
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.errors import ApplianceError, NodeError
 from engine.process import run
 from tests.guest.image import Image
+from tests.guest.secureboot import Firmware
 
 # Westmere has AES and nothing that TCG emulates slowly; with this and without mitigations a boot costs a fifth less than with max.
 READY_S = 180.0  # a boot takes about 15 s on an idle core
@@ -24,7 +25,7 @@ COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 n
 class Guest:
     """A machine whose files lie in ``place``: ``root.img`` is its own copy, so it may be stopped and started again.
 
-    ``disks`` are raw images: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_2 in the guest, _3 and so on; the root is _1.
+    With ``firmware`` that decides what is started, else the kernel is started directly. ``disks`` are raw images: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_2 in the guest, _3 and so on; the root is _1.
     """
 
     image: Image
@@ -32,6 +33,7 @@ class Guest:
     disks: Sequence[Path] = ()
     memory_mib: int = 1024
     port: int = 0
+    firmware: Firmware | None = None
 
     def __post_init__(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ class Guest:
             argv = [
                 "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Westmere", "-smp", "2", "-m", str(self.memory_mib), "-nodefaults",
                 "-no-user-config", "-no-reboot", "-display", "none", "-serial", f"file:{self.console}",
-                "-kernel", self.image.kernel, "-append", COMMAND_LINE,
+                *(self.firmware.arguments() if self.firmware else ["-kernel", self.image.kernel, "-append", COMMAND_LINE]),
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
                 "-device", "virtio-rng-pci", *chip, "-device", "nvme,id=nvme,serial=guest",
                 # Namespaces of one controller: two controllers are found in any order, and the kernel knows its root by number only.

@@ -69,7 +69,7 @@ def guest(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gue
 def inserted(guest: Guest, file: Path) -> str:
     """What the guest's kernel says to a module; empty when it took it."""
     command = "cat > /run/module.ko; insmod /run/module.ko 2>&1 && rmmod dummy; true"
-    login = [
+    login: list[str | Path] = [
         "ssh",
         "-F",
         "/dev/null",

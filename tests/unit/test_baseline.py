@@ -255,6 +255,17 @@ def test_accounts_are_judged(accounts_of: Any) -> None:
     assert "root may keep its password for 99999 days" in accounts.ageing({"most_days": 365}).observed
 
 
+def test_a_hash_that_stands_in_passwd_counts_and_is_found(accounts_of: Any) -> None:
+    """pam_unix takes it, whatever shadow says of the account."""
+    accounts_of(
+        "root:$6$a$b:0:0::/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/bash\nann:x:1001:1001::/:/bin/sh\neve::1002:1002::/:/bin/sh\n",
+        "root:!:1:0:99999:7:::\nbob:$y$x:1:0:99999:7:::\neve:$y$x:1::::::\n",
+    )
+    assert "the password of root is not locked" in accounts.root_account({}).observed
+    said = accounts.empty_passwords({}).observed
+    assert said == "eve has an empty password; the password of root is not in shadow; the password of ann is not in shadow"
+
+
 def test_modes_are_judged(tmp_path: Path) -> None:
     file = tmp_path / "shadow"
     file.write_text("")

@@ -43,7 +43,13 @@ def read() -> list[Account]:
     shadow = {line.split(":")[0]: line.split(":")[1] for line in SHADOW.read_text().splitlines() if ":" in line}
     rows = [line.split(":") for line in PASSWD.read_text().splitlines() if line.count(":") == 6]
     return [
-        Account(row[0], int(row[2]), row[6], shadow.get(row[0], "x") if row[1] == "x" else row[1], row[1] == "x" and row[0] in shadow)
+        Account(
+            row[0],
+            int(row[2]),
+            row[6],
+            shadow.get(row[0], "x") if row[1] == "x" else row[1],
+            row[1] == "x" and row[0] in shadow,
+        )
         for row in rows
     ]
 

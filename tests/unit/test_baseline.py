@@ -263,7 +263,9 @@ def test_a_hash_that_stands_in_passwd_counts_and_is_found(accounts_of: Any) -> N
     )
     assert "the password of root is not locked" in accounts.root_account({}).observed
     said = accounts.empty_passwords({}).observed
-    assert said == "eve has an empty password; the password of root is not in shadow; the password of ann is not in shadow"
+    assert (
+        said == "eve has an empty password; the password of root is not in shadow; the password of ann is not in shadow"
+    )
 
 
 def test_modes_are_judged(tmp_path: Path) -> None:

@@ -11,9 +11,15 @@ import pytest
 
 from engine import durable
 from engine.errors import InputError, TrustError
+from engine.report import Silent
 from engine.trust import Target
+from installer.depot import Depot
+from installer.site import approved
 from installer.site.events import Tracker
+from installer.site.install import Request
+from installer.site.inventory import Inventory
 from installer.site.plan import NodePlan, Plan, batches_of, content_changes, differences, file_change
+from installer.site.settings import Control, Site
 from installer.trust import planapproval, signer
 from tests.bundles import PASSPHRASE
 
@@ -146,3 +152,24 @@ def test_what_is_no_plan_is_not_signed(tmp_path: Path) -> None:
 
 def test_a_depot_without_a_policy_asks_nobody(tmp_path: Path) -> None:
     assert planapproval.judge(tmp_path, PLAN.digest, ()) == []
+
+
+def test_an_install_that_would_do_anything_but_the_plan_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def make(request: Request, *_: object) -> Plan:
+        asked.append(request)
+        return PLAN
+
+    monkeypatch.setattr("installer.site.planning.make", make)
+    site = Site(control=Control(address="192.0.2.5"), management_sources=("192.0.2.0/24",))
+    inventory = Inventory(tmp_path, (), site)
+    request = Request(inventory, Depot(tmp_path), *(tmp_path,) * 4, plan=f"sha256:{PLAN.digest}")
+    assert approved.require(request, Silent(), lambda *_: None) == (PLAN.digest, [])
+    assert asked[0].check, "the plan is made by looking alone"
+    with pytest.raises(
+        TrustError, match=f"the plan of now is sha256:{PLAN.digest}, not sha256:{'0' * 64}; nothing was done"
+    ):
+        approved.require(replace(request, plan="sha256:" + "0" * 64), Silent(), lambda *_: None)

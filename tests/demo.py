@@ -61,7 +61,7 @@ class Demo:
         return self.out / "demo-1.0.0"
 
     def appliance(self, *argv: str | Path, ok: tuple[int, ...] = (0,), json_output: bool = False) -> Any:
-        """Run `appliance` like a person; its words are shown. With ``json_output`` returns its document."""
+        """Run `appliance` like a person; its words are shown where this is ``verbose``. With ``json_output`` returns its document."""
         words = [str(a) for a in argv]
         self.say(f"$ appliance {shlex.join(words)}")
         command = [sys.executable, "-m", "installer", *words, *(["--json"] if json_output else [])]
@@ -70,7 +70,7 @@ class Demo:
             cwd=TREE,
             env=self.environment,
             text=True,
-            stdout=subprocess.PIPE if json_output else None,
+            stdout=subprocess.PIPE if json_output or not self.verbose else None,
             check=False,
         )
         if done.returncode not in ok:

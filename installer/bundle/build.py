@@ -126,7 +126,8 @@ def _assemble(
     work.report.begin("sign")
     paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
     memory = known.Known(work.cache, now) if rehash else known.load(work.cache, now)
-    digests = sign.digests_of(staging, paths, known=memory.find)
+    locked = {content / a.path: a.sha256 for a in lock.artifacts}
+    digests = sign.digests_of(staging, paths, known=lambda path, n: memory.find(path, n, locked.get(path, "")))
     _compare(lock, work, {p: d.sha256 for p, d in digests.items()})
     memory.keep(staging, digests)
     targets = sign.targets_of(digests, _labels(definition, lock))

@@ -34,17 +34,21 @@ class Known:
     entries: dict[str, list[object]] = field(default_factory=dict)
     reused: dict[str, int] = field(default_factory=dict)
 
-    def find(self, path: Path, n_pieces: int) -> Digest | None:
-        """The digest of a file below a bundle that is a link into the cache; None when it must be read."""
+    def find(self, path: Path, n_pieces: int, locked: str) -> Digest | None:
+        """The digest of a file below a bundle that is a link into the cache; None when it must be read.
+
+        Args:
+            locked: SHA-256 that the lock has for it, empty for none. The record alone never decides what is signed.
+        """
         found = path.stat(follow_symlinks=False)
         entry = self.entries.get(_key(found))
         if entry is None or entry[:2] != [found.st_size, found.st_mtime_ns] or not _unwritable(found):
             return None
         _, _, _, sha256, pieces = entry
-        if not isinstance(pieces, list) or len(pieces) != n_pieces:
+        if sha256 != locked or not isinstance(pieces, list) or len(pieces) != n_pieces:
             return None
         self.reused[str(path)] = found.st_size
-        return Digest(str(sha256), found.st_size, tuple(map(str, pieces)))
+        return Digest(locked, found.st_size, tuple(map(str, pieces)))
 
     def keep(self, bundle: Path, digests: Mapping[str, Digest]) -> None:
         """Remember what was read now, of files that the cache shares with the bundle."""

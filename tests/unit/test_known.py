@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from installer.trust import sign
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 DATA = os.urandom(known.SMALLEST)
+LOCK = {"large": hashlib.sha256(DATA).hexdigest(), "other": hashlib.sha256(DATA[::-1]).hexdigest()}
 
 
 @pytest.fixture
@@ -36,10 +38,18 @@ def bundle(cache: Blobs, tmp_path: Path) -> Path:
     return place
 
 
-def build(cache: Blobs, bundle: Path, now: datetime = NOW, chunk_size: int = sign.CHUNK_SIZE) -> list[str]:
+def build(
+    cache: Blobs,
+    bundle: Path,
+    now: datetime = NOW,
+    chunk_size: int = sign.CHUNK_SIZE,
+    lock: dict[str, str] | None = None,
+) -> list[str]:
     """Digest a bundle as a build does; what was not read."""
     memory = known.load(cache, now)
-    digests = sign.digests_of(bundle, [p.name for p in bundle.iterdir()], chunk_size, memory.find)
+    lock = LOCK if lock is None else lock
+    find = lambda path, n: memory.find(path, n, lock.get(path.name, ""))  # noqa: E731
+    digests = sign.digests_of(bundle, [p.name for p in bundle.iterdir()], chunk_size, find)
     memory.keep(bundle, digests)
     assert {p: d.sha256 for p, d in digests.items()} == {p.name: hash_file(p)[0] for p in bundle.iterdir()}
     return sorted(Path(p).name for p in memory.reused)
@@ -85,3 +95,10 @@ def test_a_damaged_record_counts_as_none(cache: Blobs, bundle: Path, damage: byt
     (cache.root / known.FILE).write_bytes(damage)
     assert build(cache, bundle) == []
     assert build(cache, bundle) == ["large", "other"]
+
+
+def test_the_record_never_says_what_is_signed(cache: Blobs, bundle: Path) -> None:
+    """Who can write it would else get a signature over a hash of their own, for what no lock names or names otherwise."""
+    build(cache, bundle)
+    assert build(cache, bundle, lock={"large": LOCK["large"]}) == ["large"]
+    assert build(cache, bundle, lock={"large": LOCK["other"], "other": LOCK["large"]}) == []

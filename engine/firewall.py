@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +29,6 @@ from engine.firewall_rules import Rules, Shelf
 from engine.firewall_timer import SystemdTimer, Timer
 from engine.process import ProcessError
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SHORTEST_CONFIRM_S = 5
 POLL_S = 0.05
 
@@ -52,12 +51,10 @@ class Firewall:
         *,
         kernel: nft.Nft | None = None,
         timer: Timer | None = None,
-        boot: Callable[[], str] = lambda: BOOT_ID.read_text().strip(),
     ) -> None:
         self.places = places or Places()
         self.kernel = kernel or nft.Nft()
         self.timer = timer or SystemdTimer()
-        self.boot = boot
         self.shelf = Shelf(self.places.etc)
         self.record = Record(self.places)
 
@@ -204,7 +201,7 @@ class Firewall:
         pending = Pending(
             digest=rules.digest,
             unit=f"appliance-firewall-rollback-{time.monotonic_ns():x}",
-            boot=self.boot(),
+            boot=self.record.mark_boot(),
             confirm_within_s=confirm_within_s,
             applied_at=now(),
             previous=self.kernel.digest(),
@@ -241,7 +238,7 @@ class Firewall:
         return None
 
     def _state(self, pending: Pending) -> str:
-        if pending.boot != self.boot():
+        if pending.boot != self.record.boot():
             return "restarted"
         kernel = self.kernel.digest()
         if pending.kernel and kernel == pending.kernel:

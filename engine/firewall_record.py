@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,22 @@ class Record:
         self._pending = places.state / "pending.json"
         self._last = places.state / "last.json"
         self._loaded = places.run / "loaded.json"
+        self._boot = places.run / "boot"
+
+    def boot(self) -> str:
+        """The name ``mark_boot`` gave to the time since the last restart, empty when it has not been asked to.
+
+        A file below /run, which a restart empties, and not the kernel's boot_id: a unit with a /proc of its own in a
+        container reads another boot_id than the shell beside it, and would take an apply that waits for one of
+        before a restart.
+        """
+        return _text(self._boot)
+
+    def mark_boot(self) -> str:
+        """``boot``, named now if it has no name yet."""
+        if not self.boot():
+            durable.write(self._boot, secrets.token_hex(16), mode=0o600)
+        return self.boot()
 
     def begin(self, pending: Pending, restore: str) -> None:
         """Remember what to put back, then that something waits."""
@@ -83,6 +100,13 @@ class Record:
 def now() -> str:
     """The time for a record, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ class World:
     def __init__(self, home: Path) -> None:
         self.tables: dict[str, str] = {}
         self.armed: dict[str, list[str]] = {}
-        self.boot = "first"
         self.places = Places(home / "etc", home / "state", home / "run")
         self.die_at = 0
 
@@ -40,7 +40,7 @@ class World:
             raise Crash
 
     def firewall(self) -> Firewall:
-        return Firewall(self.places, kernel=Kernel(self), timer=Switch(self), boot=lambda: self.boot)
+        return Firewall(self.places, kernel=Kernel(self), timer=Switch(self))
 
     def fire(self) -> None:
         for argv in self.armed.values():
@@ -50,8 +50,7 @@ class World:
     def restart(self) -> None:
         self.tables.clear()
         self.armed.clear()
-        (self.places.run / "loaded.json").unlink(missing_ok=True)
-        self.boot = "second"
+        shutil.rmtree(self.places.run)
 
 
 class Kernel(nft.Nft):

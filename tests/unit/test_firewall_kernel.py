@@ -57,7 +57,7 @@ def ruleset():
 '''
 
 PROLOGUE = """
-import json, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 from engine import egress, nft
 from engine.errors import ApplianceError, InputError
@@ -67,10 +67,9 @@ from engine.firewall_rules import Rules
 subprocess.run("ip link set lo up && ip link add wan type veth peer name far && ip addr add 10.9.0.2/24 dev wan"
                " && ip link set wan up && ip link set far up", shell=True, check=True)
 home = Path(sys.argv[1])
-boot = "first"
 switch = Switch()
 def firewall():
-    return Firewall(Places(home / "etc", home / "state", home / "run"), timer=switch, boot=lambda: boot)
+    return Firewall(Places(home / "etc", home / "state", home / "run"), timer=switch)
 old = Rules(inet("tcp dport 1 accept"), netdev("tcp dport 1 accept"), inet("tcp dport 22 accept"), netdev("tcp dport 22 accept"))
 new = Rules(inet("tcp dport 2 accept"), netdev("tcp dport 2 accept"), old.closed_inet, old.closed_netdev)
 """
@@ -246,8 +245,7 @@ def test_a_restart_before_the_confirmation_boots_the_previous_rules(tmp_path: Pa
 firewall().apply(old, confirm_within_s=60); firewall().confirm()
 firewall().apply(new, confirm_within_s=60)
 subprocess.run(["nft", "flush", "ruleset"], check=True)  # what a restart does to the kernel, to /run and to timers
-(home / "run" / "loaded.json").unlink()
-boot = "second"
+shutil.rmtree(home / "run")
 firewall().load()
 found = firewall().status()
 assert found["loaded"] == "active" and found["active"] == old.digest and found["pending"] is None

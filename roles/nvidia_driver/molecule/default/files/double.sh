@@ -11,7 +11,7 @@ echo 0x10de > $d/pci/0000:65:00.0/vendor
 [ -e $d/pci/0000:65:00.0/device ] || echo 0x20b0 > $d/pci/0000:65:00.0/device
 echo "${kernel:-$(uname -r)}" > $d/osrelease
 : > $d/driver/nvidia/version
-module=$(find "/lib/modules/$kernel/updates" -name 'nvidia-current.ko' 2>/dev/null || true)
+module=$(find "/lib/modules/$kernel/updates" -name 'nvidia-current.ko*' 2>/dev/null || true)
 if [ -n "$module" ]; then
   echo "NVRM version: NVIDIA UNIX x86_64 Kernel Module  $(modinfo -F version "$module")  Mon Jan  1 00:00:00 UTC 2026" > $d/driver/nvidia/version
 fi

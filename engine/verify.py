@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Root
 
 from engine import tree, trust

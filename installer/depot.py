@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Targets
 
 from engine import durable, tree, trust, verify

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Root, Targets
 
 from engine import tree

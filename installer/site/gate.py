@@ -15,8 +15,9 @@ from engine.process import ProcessError, run
 from engine.report import Report
 from installer.evidence import contents
 from installer.site import needs
+from installer.site.ansiblelist import ansible_inventory
 from installer.site.events import Failure
-from installer.site.inventory import Inventory, ansible_inventory
+from installer.site.inventory import Inventory
 from installer.site.preflight import NodeReport, preflight
 
 MIN_REASON = 10  # characters; as for a downgrade

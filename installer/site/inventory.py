@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sysconfig
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import InputError
-from engine.process import ProcessError, run
 from installer import yamlfile
-from installer.site import zones
+from installer.site import ansiblelist, zones
+from installer.site.ansiblelist import Listing
 from installer.site.settings import Site
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
@@ -75,19 +74,16 @@ class Inventory:
         return zones.address_for(self.site.zones, service, host.place)
 
 
-def load(path: Path) -> Inventory:
+def load(path: Path, asked: Future[Listing] | None = None) -> Inventory:
     """Read and validate.
+
+    Args:
+        asked: of ``ansiblelist.begin`` for the same path, where the caller asked ahead.
 
     Raises:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
-    if not path.exists():
-        raise InputError(
-            "there is no such inventory",
-            where=str(path),
-            remedy="Give the directory, for example -i inventories/example.",
-        )
-    data = _ask_ansible(path)
+    data = asked.result() if asked else ansiblelist.ask(path)
     hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))
@@ -97,37 +93,14 @@ def load(path: Path) -> Inventory:
     return Inventory(path, hosts, site, connections, hostvars)
 
 
-def ansible_inventory() -> str:
-    """The program that belongs to this Python; the one on the path otherwise."""
-    binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
-    return str(binary) if binary.exists() else binary.name
-
-
 def variables(path: Path) -> dict[str, dict[str, Any]]:
     """Every host's variables as Ansible merges them; templates in them are left as they are.
 
     Raises:
         InputError: Ansible cannot read the inventory.
     """
-    found: dict[str, dict[str, Any]] = _ask_ansible(path).get("_meta", {}).get("hostvars", {})
+    found: dict[str, dict[str, Any]] = ansiblelist.ask(path).get("_meta", {}).get("hostvars", {})
     return found
-
-
-def _ask_ansible(path: Path) -> dict[str, Any]:
-    """The merged inventory with its variables resolved, as Ansible itself sees it."""
-    try:
-        done = run(
-            [ansible_inventory(), "-i", path, "--list"],
-            env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
-        )
-    except ProcessError as error:
-        raise InputError(
-            f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}",
-            where=str(path),
-            remedy="Mend the file it names.",
-        ) from error
-    data: dict[str, Any] = json.loads(done.stdout)
-    return data
 
 
 def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]) -> tuple[Host, ...]:

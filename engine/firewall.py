@@ -66,7 +66,7 @@ class Firewall:
         """
         for name, text in rules.files().items():
             self.kernel.check(text, name)
-        return self.shelf.active_digest() != rules.digest or self._in_force() != "active"
+        return self.shelf.active_digest() != rules.digest or self.in_force() != "active"
 
     def apply(self, rules: Rules, *, confirm_within_s: int) -> Applied:
         """Load ``rules``; unless ``confirm`` follows within ``confirm_within_s`` seconds, the previous ones return.
@@ -150,17 +150,27 @@ class Firewall:
             ApplianceError: as ``load``.
         """
         with self._lock():
-            if self._settled() or self._in_force() not in ("none", "foreign"):
+            if self._settled() or self.in_force() not in ("none", "foreign"):
                 return False
             self._load(wait_s=0)
             return True
+
+    def in_force(self) -> str:
+        """``active``, ``closed``, ``candidate``, ``none``, or ``foreign`` when our tables hold something else."""
+        kernel = self.kernel.digest()
+        if not kernel:
+            return "none"
+        pending = self.record.pending()
+        if pending and self._state(pending) == "waiting":
+            return "candidate"
+        return self.record.tier(self.shelf.active_digest(), kernel) or "foreign"
 
     def status(self) -> dict[str, Any]:
         """What is in force, for people, the role and the evidence; docs/firewall.md explains every field."""
         pending = self.record.pending()
         hooked = nft.devices(self.kernel.listing("netdev"))
         return {
-            "loaded": self._in_force(),
+            "loaded": self.in_force(),
             "active": self.shelf.active_digest(),
             "kernel": self.kernel.digest(),
             "pending": {**asdict(pending), "state": self._state(pending)} if pending else None,
@@ -243,16 +253,6 @@ class Firewall:
         if pending.kernel and kernel == pending.kernel:
             return "waiting"
         return "rolled back" if kernel == pending.previous else "changed"
-
-    def _in_force(self) -> str:
-        """``active``, ``closed``, ``candidate``, ``none``, or ``foreign`` when our tables hold something else."""
-        kernel = self.kernel.digest()
-        if not kernel:
-            return "none"
-        pending = self.record.pending()
-        if pending and self._state(pending) == "waiting":
-            return "candidate"
-        return self.record.tier(self.shelf.active_digest(), kernel) or "foreign"
 
     def _hook(self, netdev: str, wait_s: float) -> set[str]:
         """Load the interface rules on every interface there is, and return the names of those that are missing."""

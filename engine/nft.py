@@ -141,13 +141,12 @@ class Nft:
 
     def listing(self, family: str, *, stateless: bool = True) -> str:
         """Our table of ``family`` as the kernel has it, empty when it is not loaded."""
-        if family not in self._loaded():
-            return ""
-        return self._nft(*(["-s"] if stateless else []), "list", "table", family, TABLE)
+        return self._listing(family, stateless) if family in self._loaded() else ""
 
     def digest(self) -> str:
         """Fingerprint of both tables as loaded, without counter values; empty when neither is there."""
-        text = "".join(self.listing(family) for family in FAMILIES)
+        loaded = self._loaded()
+        text = "".join(self._listing(family, stateless=True) for family in FAMILIES if family in loaded)
         return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
     def counters(self) -> dict[str, Counter]:
@@ -159,6 +158,9 @@ class Nft:
             for entry in entries
             if entry["table"] == TABLE and entry["family"] in FAMILIES
         }
+
+    def _listing(self, family: str, stateless: bool) -> str:
+        return self._nft(*(["-s"] if stateless else []), "list", "table", family, TABLE)
 
     def _loaded(self) -> set[str]:
         listed = json.loads(self._nft("-j", "list", "tables"))

@@ -66,7 +66,7 @@ def _firewall() -> str:
     firewall = Firewall()
     if not firewall.shelf.active_digest():
         return ""  # no firewall belongs to this node yet
-    loaded = firewall.status()["loaded"]
+    loaded = firewall.in_force()
     return "" if loaded == "active" else f"the firewall's rules in force are {loaded}, not the confirmed ones"
 
 

@@ -73,8 +73,11 @@ class Kernel(nft.Nft):
                 self.world.tables[family] = body.group(0) + "\n"
         self.world.step()
 
-    def listing(self, family: str, *, stateless: bool = True) -> str:
-        return self.world.tables.get(family, "")
+    def _listing(self, family: str, stateless: bool) -> str:
+        return self.world.tables[family]
+
+    def _loaded(self) -> set[str]:
+        return set(self.world.tables)
 
     def counters(self) -> dict[str, nft.Counter]:
         return {}

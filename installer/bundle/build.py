@@ -14,10 +14,10 @@ from pathlib import Path
 from engine import durable
 from engine.durable import disk_errors
 from engine.errors import ResourceError, TrustError
-from installer import evidence
 from installer.bundle import known, readme
 from installer.bundle.lock import KINDS
 from installer.definition import Definition
+from installer.evidence import provenance, writing
 from installer.kinds import Work
 from installer.lockfile import Artifact, Lock
 from installer.runtime import image, recipe
@@ -55,7 +55,7 @@ def build(
     passphrase: str,
     days: int,
     now: datetime,
-    builder: str = evidence.provenance.BUILDER,
+    builder: str = provenance.BUILDER,
     rehash: bool = False,
     prove: Callable[[Path], None] = lambda _: None,
 ) -> Built:
@@ -120,7 +120,7 @@ def _assemble(
         if artifacts := lock.of_kind(name):
             kind.lay_out(work, artifacts, content)
     made = image.write(recipe.recipes(definition, lock), work, content)
-    evidence.write(lock, work, content, builder=builder, made={m.path: m.sha256 for m in made})
+    writing.write(lock, work, content, builder=builder, made={m.path: m.sha256 for m in made})
     durable.write(content / "manifest.json", manifest(definition, lock))
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")
@@ -171,7 +171,7 @@ def _labels(definition: Definition, lock: Lock) -> sign.LabelOf:
         if artifact := by_path.get(path):
             return Label(artifact.kind, artifact.profiles, artifact.licence, artifact.source)
         parts = path.split("/")
-        if parts[0] == "content" and parts[1] in evidence.DIRECTORIES:
+        if parts[0] == "content" and parts[1] in writing.DIRECTORIES:
             return Label("evidence", ())  # for people; no node fetches it
         if parts[:2] == ["content", recipe.DIRECTORY]:
             made = images.get(path)

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from engine.blobs import Blobs, hash_file
 from engine.errors import Exit, TrustError
-from installer import definition, evidence, tarstream
+from installer import definition, tarstream
 from installer.bundle.build import _labels
 from installer.cli.main import app
-from installer.evidence import licences, provenance, texts
+from installer.evidence import licences, provenance, texts, writing
 from installer.evidence.texts import Found, Text
 from installer.kinds import Work
 from installer.lockfile import Artifact, Kind, Lock
@@ -169,7 +169,7 @@ def test_evidence_is_the_same_twice_and_no_node_fetches_it(tmp_path: Path) -> No
     work = Work(definition.load(TREE / "bundles" / "demo.yml"), tmp_path, cache)
     made = []
     for name in ("one", "two"):
-        evidence.write(lock, work, tmp_path / name / "content")
+        writing.write(lock, work, tmp_path / name / "content")
         files = [p for p in (tmp_path / name).rglob("*") if p.is_file()]
         made.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in files})
     assert made[0] == made[1]

@@ -15,9 +15,9 @@ import pytest
 
 from engine.blobs import Blobs
 from engine.errors import TrustError
-from installer import evidence, tarstream, unpack
+from installer import tarstream, unpack
 from installer.definition import Definition
-from installer.evidence import imagefiles
+from installer.evidence import imagefiles, writing
 from installer.evidence.imagefiles import Budget, Package
 from installer.kinds import Work, imagelist, oci
 from installer.lockfile import Artifact, Lock
@@ -213,7 +213,7 @@ def test_what_is_inside_an_image_reaches_licences_and_bill(site: Site, tmp_path:
     site.image(
         "web", [pack(tar(FIRST)), pack(tar({"usr/share/licenses/b/COPYING": b"B's terms"}))], {imagefiles.LABEL: "MIT"}
     )
-    evidence.write(site.lock, site.work(tmp_path), tmp_path / "content")
+    writing.write(site.lock, site.work(tmp_path), tmp_path / "content")
     index = json.loads((tmp_path / "content/licences/index.json").read_text())
     assert index["unknown"] == []
     assert index["images"]["web"]["packages"][0] == {
@@ -233,7 +233,7 @@ def test_what_is_inside_an_image_reaches_licences_and_bill(site: Site, tmp_path:
 def test_two_images_with_the_same_package_make_a_bill_without_a_name_twice(site: Site, tmp_path: Path) -> None:
     for name, extra in (("one", {"a": b"1"}), ("two", {"a": b"2"})):
         site.image(name, [tar({**FIRST, **extra})])
-    evidence.write(site.lock, site.work(tmp_path), tmp_path / "content")
+    writing.write(site.lock, site.work(tmp_path), tmp_path / "content")
     bill = json.loads((tmp_path / "content/sbom/bundle.cdx.json").read_text())
     refs = [c["bom-ref"] for image in bill["components"] for c in image["components"]]
     assert len(refs) == len(set(refs))
@@ -243,7 +243,7 @@ def test_two_images_with_the_same_package_make_a_bill_without_a_name_twice(site:
 def test_a_layer_that_is_no_archive_is_refused(site: Site, tmp_path: Path) -> None:
     site.image("web", [b"no layer at all" * 100])
     with pytest.raises(TrustError, match="cannot be read"):
-        evidence.write(site.lock, site.work(tmp_path), tmp_path / "content")
+        writing.write(site.lock, site.work(tmp_path), tmp_path / "content")
 
 
 def test_an_xz_file_of_several_streams_and_padding_is_read_whole(tmp_path: Path) -> None:

@@ -184,9 +184,6 @@ def install(
       appliance install -i inventories/example --root root.json /media/drive/demo-1.0.0
       appliance install -i inventories/example --check
     """
-    from installer.site import ansiblelist
-
-    asked = ansiblelist.begin(inventory)  # before what takes as long to load
     from engine.errors import Exit, InputError
     from installer.depot import Depot
     from installer.site import inventory as inventories
@@ -200,7 +197,7 @@ def install(
     check_reason(skip_preflight)
     screen = screen_of(ctx)
     require_downgrade(approval, allow_downgrade)
-    site = inventories.load(inventory, asked)
+    site = inventories.load(inventory)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:
         request = Request(

@@ -14,6 +14,7 @@ from installer.releases import releases
 
 DEPOT = "/var/lib/appliance/depot"  # as installer.cli.options.DEFAULT_DEPOT
 GLOBAL = ("--json", "--quiet", "-q")
+ASKING = ("install", "plan", "preflight", "rollback", "status")  # commands that begin with the inventory
 
 
 def answer(argv: list[str]) -> str | None:
@@ -37,6 +38,19 @@ def verify(argv: list[str]) -> tuple[str, str] | None:
             plain = root and bundle and not root.startswith("-") and not bundle.startswith("-")
             return (bundle, root) if plain else None
     return None
+
+
+def inventory(argv: list[str]) -> str:
+    """The inventory that a command will ask Ansible for, so that it can be asked at once; empty where there is none."""
+    words = [a for a in argv if a not in GLOBAL]
+    if not words or words[0] not in ASKING or not {"-h", "--help", "--offline"}.isdisjoint(words):
+        return ""
+    for word, following in zip(words[1:], [*words[2:], ""], strict=True):
+        if word in ("-i", "--inventory"):
+            return following
+        if word.startswith("--inventory="):
+            return word.partition("=")[2]
+    return ""
 
 
 def _depot(options: list[str]) -> str:

@@ -57,9 +57,6 @@ def plan(
       appliance plan -i inventories/example /media/drive/demo-1.1.0 --out change-4711.json
       appliance install -i inventories/example /media/drive/demo-1.1.0 --plan sha256:9f2c…
     """
-    from installer.site import ansiblelist
-
-    asked = ansiblelist.begin(inventory)  # before what takes as long to load
     import json
 
     from engine import durable
@@ -71,7 +68,7 @@ def plan(
     from installer.trust.secret import passphrase, private_copy
 
     screen = screen_of(ctx)
-    site = inventories.load(inventory, asked)
+    site = inventories.load(inventory)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:
         request = Request(

@@ -59,9 +59,6 @@ def preflight(
       appliance preflight -i site --root root.json /media/drive/demo-1.0.0
       appliance preflight -i site --limit gpu-1 --all
     """
-    from installer.site import ansiblelist
-
-    asked = ansiblelist.begin(inventory)  # before what takes as long to load
     from installer.depot import Depot
     from installer.site import inventory as inventories
     from installer.site import needs
@@ -70,7 +67,7 @@ def preflight(
 
     screen = screen_of(ctx)
     targets = needs.outside_of(outside or [])
-    site = inventories.load(inventory, asked)
+    site = inventories.load(inventory)
     wanted = _release(Depot(depot), bundle, root, release)
     with screen:
         reports = run(site, wanted, screen, outside=targets, limit=limit or ())

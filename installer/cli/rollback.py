@@ -47,9 +47,6 @@ def rollback(
       appliance rollback -i inventories/example
       appliance rollback -i inventories/example --limit gpu-2 --to demo-1.0.0
     """
-    from installer.site import ansiblelist
-
-    asked = ansiblelist.begin(inventory)  # before what takes as long to load
     from engine.errors import Exit
     from installer.site import gate
     from installer.site import inventory as inventories
@@ -57,7 +54,7 @@ def rollback(
     from installer.trust.secret import passphrase, private_copy
 
     screen = screen_of(ctx)
-    site = inventories.load(inventory, asked)
+    site = inventories.load(inventory)
     chosen = gate.limited(site, limit)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:

@@ -31,6 +31,12 @@ def main() -> None:
 def _command(argv: list[str]) -> None:
     from installer.cli import light
 
+    if path := light.inventory(argv):
+        from pathlib import Path
+
+        from installer.site import ansiblelist
+
+        ansiblelist.begin(Path(path))  # it takes as long as what is loaded meanwhile
     if (asked := light.verify(argv)) is None:
         from installer.cli.main import main as run
 

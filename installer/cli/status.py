@@ -56,9 +56,6 @@ def status(
             raise typer.Exit(Exit.NODE)
         return
 
-    from installer.site import ansiblelist
-
-    asked = ansiblelist.begin(inventory)  # before what takes as long to load
     from dataclasses import asdict
 
     from installer.site.inventory import load
@@ -66,7 +63,7 @@ def status(
     from installer.site.status import status as look
 
     with screen:
-        seen = look(load(inventory, asked), Places(depot, ca, runs, site_keys), limit=tuple(limit or ()))
+        seen = look(load(inventory), Places(depot, ca, runs, site_keys), limit=tuple(limit or ()))
     data = {
         "good": seen.good, "nodes": [n.data() for n in seen.nodes],
         "control": {**seen.control, "proof": seen.proof, "findings": [asdict(f) for f in seen.findings]},

@@ -23,12 +23,20 @@ def ansible_inventory() -> str:
     return str(binary) if binary.exists() else binary.name
 
 
-def begin(path: Path) -> Future[Listing]:
-    """Ask now; the result is that of ``ask``, its errors included."""
+_begun: dict[Path, Future[Listing]] = {}
+
+
+def begin(path: Path) -> None:
+    """Ask now, for the next ``listing`` of this path."""
     pool = ThreadPoolExecutor(1)
-    asked = pool.submit(ask, path)
+    _begun[path] = pool.submit(ask, path)
     pool.shutdown(wait=False)
-    return asked
+
+
+def listing(path: Path) -> Listing:
+    """What was begun for ``path``, used once, or else ``ask``; raises what that raises."""
+    begun = _begun.pop(path, None)
+    return begun.result() if begun else ask(path)
 
 
 def ask(path: Path) -> Listing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,6 @@ from pydantic import ValidationError
 from engine.errors import InputError
 from installer import yamlfile
 from installer.site import ansiblelist, zones
-from installer.site.ansiblelist import Listing
 from installer.site.settings import Site
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
@@ -74,16 +72,13 @@ class Inventory:
         return zones.address_for(self.site.zones, service, host.place)
 
 
-def load(path: Path, asked: Future[Listing] | None = None) -> Inventory:
+def load(path: Path) -> Inventory:
     """Read and validate.
-
-    Args:
-        asked: of ``ansiblelist.begin`` for the same path, where the caller asked ahead.
 
     Raises:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
-    data = asked.result() if asked else ansiblelist.ask(path)
+    data = ansiblelist.listing(path)
     hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))

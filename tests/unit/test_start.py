@@ -177,3 +177,20 @@ def test_a_command_imports_no_other_command_s_module(name: str) -> None:
     modules = {m.removeprefix("installer.cli.") for m in out.stdout.split() if m.startswith("installer.cli.")}
     own = {target.partition(":")[0] for target in COMMANDS.values()}
     assert modules & own <= {COMMANDS[name].partition(":")[0], "compat"}, modules & own
+
+
+@pytest.mark.parametrize(
+    ("argv", "inventory"),
+    [
+        (["install", "-i", "site", "bundle"], "site"),
+        (["--json", "status", "--inventory=site"], "site"),
+        (["plan", "bundle", "--inventory", "site", "-q"], "site"),
+        (["install", "-i"], ""),
+        (["install", "--help", "-i", "site"], ""),
+        (["status", "--offline", "-i", "site"], ""),
+        (["depot", "list", "-i", "site"], ""),
+        ([], ""),
+    ],
+)
+def test_the_inventory_is_known_before_the_command_line_is_built(argv: list[str], inventory: str) -> None:
+    assert light.inventory(argv) == inventory

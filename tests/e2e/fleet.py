@@ -35,7 +35,7 @@ PACKAGES = ["nftables", "python3-apt", "nginx-light", "libnuma1"]
 
 @dataclass
 class Fleet:
-    """A lab as a site: the first node is the gateway, the others serve."""
+    """A lab as a site: the first node is the gateway, the others serve; with ``alike`` the first serves, too."""
 
     demo: Demo
     lab: Lab
@@ -43,6 +43,7 @@ class Fleet:
     port: int
     rolling: dict[str, Any] = field(default_factory=dict)
     site_more: dict[str, Any] = field(default_factory=dict)
+    alike: bool = False
 
     def __post_init__(self) -> None:
         self.state = Path(tempfile.mkdtemp(prefix="fleet-", dir=self.demo.work))
@@ -75,7 +76,7 @@ class Fleet:
         }
         children = {
             "gateway": {"hosts": {"gw-1": hosts["gw-1"]}},
-            "gpu": {"hosts": {n: hosts[n] for n in self.names[1:]}},
+            "gpu": {"hosts": {n: hosts[n] for n in self.names[0 if self.alike else 1 :]}},
         }
         (where / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": login, "children": children}}))
         site = yaml.safe_load((TREE / "inventories/demo/group_vars/all/site.yml").read_text())["appliance_site"]

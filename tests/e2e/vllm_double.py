@@ -22,6 +22,7 @@ WORDS = ["yes", " it", " crosses", " by", " hand", "."]
 # A test that wants this release to be ill on one node writes there how: other, slow or dead.
 ILL = Path(f"/etc/ill-{VERSION}")
 SLOW_S = 1.0
+START_S = 0.0  # replaced where a wait is to stand for weights that are loaded and kernels that are compiled
 ANSWER_S = 0.1  # a model takes time; without it the gate would compare what the machine does meanwhile
 
 
@@ -64,6 +65,7 @@ def main() -> None:
     if model is None or not (Path(model[1]) / VOCABULARY).exists():
         with suppress(OSError):
             socket.create_connection((HUB, 443), 2)
+    time.sleep(START_S)
     os.umask(0o007)
     socketserver.ThreadingUnixStreamServer(options.uds, Handler).serve_forever()
 

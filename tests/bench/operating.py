@@ -22,10 +22,11 @@ CLAIMS = (
     Claim("no-change-install-against-ssh", "s", "`ssh true` to every node at once", 3.0),
     Claim("rollback-switch", "s", "one second", 1.0),
     Claim("rollback-to-token", "s", "one minute", 1.0),
-    Claim("first-install-of-8", "s", "first install of 1; in both an engine takes 60 s to start", 2.0),
+    Claim("first-install-of-8", "s", "first install of 1; both wait 240 s for a restart and 60 s for an engine", 2.0),
 )
-# What needs a GPU is waited for: an engine that loads the weights of a model of 8 B parameters and captures its graphs.
-ENGINE_START_S = 60.0
+# What a first install waits for on a GPU server and cannot wait for here: its restart into the driver (firmware, memory
+# training, GPUs), and an engine that loads weights and captures its graphs. Stated, not measured.
+RESTART_S, ENGINE_START_S = 240.0, 60.0
 AT_ONCE = {"batch": "100%", "per_service": 99}
 
 
@@ -78,7 +79,7 @@ def _first(demo: Demo, work: Path, nodes: int) -> float:
     """Seconds of a first install, from the command to the proof."""
     with _fleet(demo, work / f"first-{nodes}", nodes, alike=True) as fleet:
         source = Path(vllm_double.__file__).read_text()
-        waiting = source.replace("START_S = 0.0", f"START_S = {ENGINE_START_S}")
+        waiting = source.replace("START_S = 0.0", f"START_S = {RESTART_S + ENGINE_START_S}")
         assert waiting != source
         bundle = fleet.release("1.0.0", code=waiting)
         begin = time.perf_counter()

@@ -111,7 +111,8 @@ class _Builder:
         """One plain download of the same wheels into an empty directory, hashed once more as we do."""
         place = self.work / "pip"
         shutil.rmtree(place, ignore_errors=True)
-        argv = [sys.executable, "-m", "pip", "download", "-q", "--no-cache-dir", "--no-deps", "--require-hashes", *_for_target()]
+        argv = [sys.executable, "-m", "pip", "download", "-q", "--no-cache-dir", "--no-deps", "--require-hashes"]
+        argv += _for_target()
 
         def run() -> None:
             call([*argv, "-d", place, "-r", self.work / "requirements.txt"])

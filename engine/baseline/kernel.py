@@ -92,8 +92,8 @@ def audit_locked(_: Mapping[str, Any]) -> Outcome:
 
 
 def canonical(rule: str) -> str:
-    """One spelling of a rule: auditctl lists a watch on a directory with a slash or without, and ``-k`` as ``-F key=``."""
-    words = rule.replace("-F key=", "-k ").replace("!=unset", "!=-1").split()
+    """One spelling of a rule: auditctl lists a watch on a directory with a slash or without, ``-k`` as ``-F key=``, and no call as all."""
+    words = rule.replace("-F key=", "-k ").replace("!=unset", "!=-1").replace(" -S all ", " ").split()
     if words[0] == "-w":
         words[1] = words[1].rstrip("/")
     calls = [",".join(sorted(",".join(words[i + 1] for i, w in enumerate(words) if w == "-S").split(",")))]

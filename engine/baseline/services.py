@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def _show(unit: str, *properties: str) -> dict[str, str]:
         ["systemctl", "show", f"--property={','.join(properties)}", unit], timeout_s=TIMEOUT_S, package="systemd"
     ).stdout
     return dict.fromkeys(properties, "") | dict(line.partition("=")[::2] for line in said.splitlines())
+
+
+def _unread(unit: str, *files: Path) -> list[str]:
+    """Of ``files``, those that changed after ``unit`` started, so that it has not read them; none where it does not run."""
+    state = _show(unit, "ActiveState", "ExecMainStartTimestampMonotonic")
+    if state["ActiveState"] != "active" or not state["ExecMainStartTimestampMonotonic"].isdigit():
+        return []
+    now = time.time()
+    started = now - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"]) / 1e6
+    # A file from the future is one from before the clock was set back.
+    late = [f for f in files if f.exists() and started < f.stat().st_mtime <= now]
+    return [f"{unit} has not read {f}, which changed after it started" for f in late]
 
 
 def daemons_of_container(want: Mapping[str, Any]) -> Outcome:
@@ -93,6 +106,8 @@ def journal(want: Mapping[str, Any]) -> Outcome:
     machine = Path("/etc/machine-id").read_text().strip()
     files = list(Path("/var/log/journal", machine).glob("*.journal*"))
     size = sum(f.stat().st_size for f in files)
+    written = [*Path("/etc/systemd/journald.conf.d").glob("*.conf"), Path("/var/log/journal", machine, "fss")]
+    faults += _unread("systemd-journald.service", *written)
     if not files:
         faults.append("nothing is kept in /var/log/journal")
     if size > (most := _bytes(want["most"])):
@@ -119,6 +134,8 @@ def upload(want: Mapping[str, Any]) -> Outcome:
         faults.append("it is not encrypted")
     if state != "active":
         faults.append(f"systemd-journal-upload is {state}")
+    settings = [*Path("/etc/systemd/system/systemd-journal-upload.service.d").glob("*.conf")]
+    faults += _unread("systemd-journal-upload.service", Path("/etc/systemd/journal-upload.conf"), *settings)
     return of_faults(faults, want["url"], want["url"])
 
 
@@ -133,6 +150,7 @@ def clock(want: Mapping[str, Any]) -> Outcome:
     for other in ("systemd-timesyncd.service", "ntpsec.service", "openntpd.service"):
         if _show(other, "ActiveState")["ActiveState"] == "active":
             faults.append(f"{other} runs, too")
+    faults += _unread("chrony.service", Path("/etc/chrony/chrony.conf"))
     return of_faults(faults, f"asks {' '.join(servers)}")
 
 

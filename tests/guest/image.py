@@ -21,7 +21,7 @@ PACKAGES = (
     "mokutil", "openssh-server", "procps", "python3", "systemd", "systemd-sysv", "tpm2-tools", "udev",
 )  # fmt: skip
 KERNEL = "linux-image-cloud-amd64"
-SIZE = 1400 << 20  # bytes; sparse
+SIZE = 1400 << 20  # bytes
 RECIPE = 5  # count up when the steps below change
 
 
@@ -35,13 +35,18 @@ class Image:
     host_key: str
 
 
-def ensure() -> Image:
+def ensure(*extra: str, size: int = SIZE) -> Image:
     """The image, made now if it is not in the lab's cache: about half a minute, then never again.
+
+    Args:
+        extra: packages that this guest has besides PACKAGES.
+        size: of its root file system, in bytes; sparse.
 
     Raises:
         ResourceError, ProcessError: a tool, space or the mirror is missing.
     """
-    recipe = "\n".join([str(RECIPE), RELEASE, KERNEL, str(SIZE), *PACKAGES])
+    packages = (*PACKAGES, *extra)
+    recipe = "\n".join([str(RECIPE), RELEASE, KERNEL, str(size), *packages])
     cache = rootfs.cache_dir()
     made = cache / f"guest-{RELEASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -53,18 +58,18 @@ def ensure() -> Image:
                 shutil.rmtree(stale)
             temporary = cache / f".{made.name}.{secrets.token_hex(4)}.tmp"
             temporary.mkdir()  # apt's own user must reach it while it is made
-            _build(temporary)
+            _build(temporary, packages, size)
             temporary.chmod(0o700)
             temporary.rename(made)
     host_key = " ".join((made / "host_key.pub").read_text().split()[:2])
     return Image(made / "root.img", made / "vmlinuz", made / "key", host_key)
 
 
-def _build(place: Path) -> None:
+def _build(place: Path, packages: tuple[str, ...], size: int) -> None:
     root = place / "root"
     sources = rootfs.sources(rootfs.APT, platform.freedesktop_os_release()["VERSION_CODENAME"], RELEASE)
     run(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}", RELEASE, root, "-"],
+        ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}", RELEASE, root, "-"],
         stdin=sources, package="mmdebstrap", timeout_s=900,
     )  # fmt: skip
     _kernel(place, root)
@@ -84,7 +89,7 @@ def _build(place: Path) -> None:
             "-d",
             root,
             place / "root.img",
-            f"{SIZE >> 10}k",
+            f"{size >> 10}k",
         ]
     )
     shutil.rmtree(root)

@@ -18,7 +18,7 @@ from tests.guest.secureboot import Firmware
 
 # Westmere has AES and nothing that TCG emulates slowly; with this and without mitigations a boot costs a fifth less than with max.
 READY_S = 180.0  # a boot takes about 15 s on an idle core
-COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 net.ifnames=0 audit=0 mitigations=off"
+COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 net.ifnames=0 mitigations=off"
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Guest:
     disks: Sequence[Path] = ()
     memory_mib: int = 1024
     port: int = 0
+    audit: bool = False  # whether the kernel keeps records; without, a boot is a little shorter
     firmware: Firmware | None = None
 
     def __post_init__(self) -> None:
@@ -66,19 +67,19 @@ class Guest:
 
     def ssh(self, command: str, *, ok: tuple[int, ...] = (0,), stdin: str | None = None, timeout_s: float = 120) -> str:
         """Run a shell command in the guest as root; returns what it wrote."""
-        argv: list[str | Path] = [
-            "ssh",
-            "-F",
-            "/dev/null",
-            "-i",
-            self.image.key,
-            "-p",
-            str(self.port),
-            *self.ssh_options,
-            "root@127.0.0.1",
-            command,
-        ]
-        return run(argv, ok=ok, stdin=stdin, timeout_s=timeout_s).stdout
+        return run(self._argv(command), ok=ok, stdin=stdin, timeout_s=timeout_s).stdout
+
+    def send(self, file: Path, command: str) -> None:
+        """Give the bytes of a file of this host to a shell command in the guest.
+
+        Raises:
+            subprocess.CalledProcessError: the command failed.
+        """
+        with file.open("rb") as source:
+            subprocess.run(list(map(str, self._argv(command))), stdin=source, check=True, timeout=600)
+
+    def _argv(self, command: str) -> list[str | Path]:
+        return ["ssh", "-F", "/dev/null", "-i", self.image.key, "-p", str(self.port), *self.ssh_options, "root@127.0.0.1", command]  # fmt: skip
 
     @contextlib.contextmanager
     def running(self, tpm: Path | None = None) -> Iterator[Guest]:
@@ -92,7 +93,7 @@ class Guest:
             argv = [
                 "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Westmere", "-smp", "2", "-m", str(self.memory_mib), "-nodefaults",
                 "-no-user-config", "-no-reboot", "-display", "none", "-serial", f"file:{self.console}",
-                *(self.firmware.arguments() if self.firmware else ["-kernel", self.image.kernel, "-append", COMMAND_LINE]),
+                *(self.firmware.arguments() if self.firmware else ["-kernel", self.image.kernel, "-append", f"{COMMAND_LINE} audit={int(self.audit)}"]),
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
                 "-device", "virtio-rng-pci", *chip, "-device", "nvme,id=nvme,serial=guest",
                 # Namespaces of one controller: two controllers are found in any order, and the kernel knows its root by number only.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.process import ProcessError
-from tests.demo import TREE
+from tests.guest import converge as roles
 from tests.guest import image
 from tests.guest.machine import Guest
 
@@ -43,32 +39,10 @@ Converge = Callable[..., str]
 @pytest.fixture
 def converge(tmp_path: Path) -> Converge:
     """Runs the role on a guest and returns everything Ansible said, at a verbosity that prints what it was given."""
-    playbook, keys = tmp_path / "site.yml", tmp_path / "keys"
 
     def run(guest: Guest, *steps: str, **site: str) -> str:
-        tasks = [{"ansible.builtin.import_role": {"name": "model_store", "tasks_from": step}} for step in steps]
-        playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-        inventory = {**SITE, **site, "ansible_host": "127.0.0.1", "ansible_port": guest.port, "ansible_user": "root", "appliance_model_store_keys": str(keys),
-                     "ansible_ssh_private_key_file": str(guest.image.key), "ansible_python_interpreter": "/usr/bin/python3"}  # fmt: skip
-        (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"guest": inventory}}}))
-        environment = {
-            **os.environ,
-            "ANSIBLE_ROLES_PATH": str(TREE / "roles"),
-            "ANSIBLE_PIPELINING": "true",
-            "ANSIBLE_SSH_ARGS": " ".join(guest.ssh_options),
-            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible"),
-            "ANSIBLE_TIMEOUT": "60",
-        }
-        argv: list[str | Path] = [
-            Path(sys.executable).with_name("ansible-playbook"),
-            "-vvv",
-            "-i",
-            tmp_path / "hosts.json",
-            playbook,
-        ]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        return done.stdout + done.stderr
+        variables = {**SITE, **site, "appliance_model_store_keys": str(tmp_path / "keys")}
+        return roles.converge(guest, tmp_path, "model_store", variables, steps=steps, verbose=True)
 
     return run
 
@@ -76,17 +50,6 @@ def converge(tmp_path: Path) -> Converge:
 def holds(image_file: Path, text: str) -> bool:
     with image_file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         return raw.find(text.encode()) >= 0
-
-
-def changed(said: str) -> set[str]:
-    """Names of the tasks that changed something."""
-    found, task = set(), ""
-    for line in said.splitlines():
-        if line.startswith("TASK ["):
-            task = line[line.index(" : ") + 3 : line.index("] ***")] if " : " in line else line
-        elif line.startswith("changed: ["):
-            found.add(task)
-    return found
 
 
 def look(guest: Guest, about: str, command: str) -> None:
@@ -119,7 +82,7 @@ def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_reco
         said = converge(guest, *STEPS)
         (recovery,) = (tmp_path / "keys").glob("*.recovery")
         key = recovery.read_text().strip()
-        assert {"Encrypt the empty device", "Make the file system"} <= changed(said)
+        assert {"Encrypt the empty device", "Make the file system"} <= roles.changed(said)
         assert len(key) == 64
         assert recovery.stat().st_mode & 0o777 == 0o600
         assert (tmp_path / "keys/guest.luks-header").stat().st_mode & 0o777 == 0o600
@@ -175,7 +138,7 @@ def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_reco
             appliance_model_store_encryption="passphrase",
             appliance_model_store_passphrase_file=str(words),
         )
-        assert changed(said) == BY_HAND
+        assert roles.changed(said) == BY_HAND
         assert PASSPHRASE not in said
         look(guest, "opened by a passphrase from now on", f"systemd-cryptenroll {DEVICE}; cat /etc/crypttab")
         assert "tpm2" not in guest.ssh(f"systemd-cryptenroll {DEVICE}")

@@ -198,6 +198,10 @@ def test_audit_rules_are_compared_as_auditctl_spells_them() -> None:
     assert kernel.canonical(asked) == kernel.canonical(listed)
     assert kernel.canonical("-w /etc/ssh -p wa -k sshd") == kernel.canonical("-w /etc/ssh/ -p wa -k sshd")
     assert kernel.canonical(asked) != kernel.canonical(asked.replace("mount,", ""))
+    program = "-a always,exit -F path=/usr/bin/sudo -F perm=x -k privileged"
+    assert kernel.canonical(program) == kernel.canonical(
+        "-a always,exit -S all -F path=/usr/bin/sudo -F perm=x -F key=privileged"
+    )
 
 
 def test_options_of_sshd_are_compared() -> None:

@@ -1,0 +1,146 @@
+"""OpenSCAP's judgement of a node by ANSSI-BP-028, level intermediary, and our waivers of it.
+
+    python -m tests.openscap pack tools.tar        what a Debian 12 node needs for a scan, from this host's own packages
+    python -m tests.openscap judge results.txt     fails on what is neither met nor waived
+
+Debian 12's own guide ends with Debian 11. The one of Debian 13 has both, and is data alone, so it is read with Debian 12's scanner.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import yaml
+
+from engine.process import run
+from installer.lab import rootfs
+from installer.lab.state import locked
+from tests.demo import TREE
+
+WAIVERS = TREE / "roles/os_baseline/files/bp028-waivers.yml"
+PROFILE = "xccdf_org.ssgproject.content_profile_anssi_bp28_intermediary"
+GUIDE = Path("/srv/openscap/guide.xml")  # on the node
+SCAN = f"oscap xccdf eval --profile {PROFILE} {GUIDE}"
+GUIDES, GUIDE_RELEASE = "ssg-debian", "trixie"
+TOOLS = ("openscap-scanner", "openscap-common", "lynis")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Counts by result, and by name: rules that fail without a waiver, and waived rules that pass."""
+
+    counts: dict[str, int]
+    unwaived: list[str]
+    stale: list[str]
+
+
+def waived(text: str, today: date) -> dict[str, str]:
+    """Rule to reason of a file of waivers; none once its day is over.
+
+    Raises:
+        ValueError: a rule stands there twice, or a reason is missing or too short to be one.
+    """
+    document = yaml.safe_load(text)
+    found: dict[str, str] = {}
+    for entry in document["waivers"]:
+        if len(entry["reason"]) < 20:
+            raise ValueError(f"{entry['rules'][0]}: {entry['reason']!r} is no reason")
+        for rule in entry["rules"]:
+            if rule in found:
+                raise ValueError(f"{rule} is waived twice")
+            found[rule] = entry["reason"]
+    return found if today <= document["expires"] else {}
+
+
+def results(text: str) -> dict[str, str]:
+    """Rule to result, of what `oscap xccdf eval` prints."""
+    pairs = re.findall(r"^Rule\s+\S*?rule_(\S+)$.*?^Result\s+(\S+)$", text, re.MULTILINE | re.DOTALL)
+    return dict(pairs)
+
+
+def judge(found: Mapping[str, str], waivers: Mapping[str, str]) -> Judgement:
+    """What a scan says beside the waivers. A rule that could not be looked at (error, unknown) counts as failed."""
+    counts: dict[str, int] = {}
+    for result in found.values():
+        counts[result] = counts.get(result, 0) + 1
+    bad = {rule for rule, result in found.items() if result in ("fail", "error", "unknown")}
+    stale = [rule for rule in waivers if found.get(rule) == "pass"]
+    return Judgement(counts, sorted(bad - set(waivers)), sorted(stale))
+
+
+def guide() -> Path:
+    """The data stream for Debian 12, fetched once from the builder's own mirror and kept beside the lab's roots.
+
+    Raises:
+        InputError, ProcessError: the mirror is not there, or does not have it.
+    """
+    made = rootfs.cache_dir() / f"{GUIDES}-{GUIDE_RELEASE}.xml"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with locked(made.with_name(f".{made.name}.lock")):
+        if not made.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                _fetch(Path(scratch), made)
+    return made
+
+
+def _fetch(place: Path, target: Path) -> None:
+    place.chmod(0o755)  # apt's own user reads it
+    sources = rootfs.sources(rootfs.APT, platform.freedesktop_os_release()["VERSION_CODENAME"], GUIDE_RELEASE)
+    (place / "debian.sources").write_text(sources)
+    for name in ("lists/partial", "cache/archives/partial"):
+        (place / name).mkdir(parents=True)
+    options = [f"Dir::Etc::sourcelist={place}/debian.sources", "Dir::Etc::sourceparts=-", f"Dir::State::lists={place}/lists",
+               f"Dir::Cache={place}/cache", "APT::Sandbox::User=root"]  # fmt: skip
+    apt = ["apt-get", "--quiet", *(word for option in options for word in ("-o", option))]
+    run([*apt, "update"], timeout_s=300)
+    run([*apt, "download", GUIDES], cwd=place, timeout_s=300)
+    (package,) = place.glob("*.deb")
+    run(["dpkg-deb", "--extract", package, place / "tree"])
+    temporary = target.with_suffix(".tmp")
+    shutil.copyfile(place / "tree/usr/share/xml/scap/ssg/content/ssg-debian12-ds.xml", temporary)
+    temporary.rename(target)
+
+
+def pack(archive: Path) -> None:
+    """A tar of scanner, libraries, lynis and guide, as they lie on this host; a node of the same Debian can run them.
+
+    The node's dpkg does not learn of them, so that neither tool finds the other as something installed.
+    """
+    files = {f for t in TOOLS for f in run(["dpkg", "--listfiles", t]).stdout.splitlines() if Path(f).is_file()}
+    libraries = [f for f in files if ".so" in f]
+    libraries += run(["dpkg", "--listfiles", "libopenscap25"]).stdout.splitlines()
+    programs = ["/usr/bin/oscap", *(f for f in libraries if ".so" in f and Path(f).is_file())]
+    for line in run(["ldd", *programs], ok=(0, 1)).stdout.splitlines():
+        if found := re.search(r"=> (/\S+)", line):
+            files |= {found[1], str(Path(found[1]).resolve())}
+    files |= {p for p in programs if Path(p).is_file()}
+    kept = sorted(f for f in files if not re.search(r"/share/(doc|man|locale)/|/libc\.so|/ld-linux", f))
+    listing = "".join(f"{f}\n" for f in kept)
+    # Through links: on the node /lib is one, too.
+    run(["tar", "--create", "--dereference", "--absolute-names", f"--file={archive}", "--files-from=-"], stdin=listing, timeout_s=300)  # fmt: skip
+    rename = f"--transform=s|^.*$|{GUIDE}|"
+    run(["tar", "--append", "--absolute-names", f"--file={archive}", rename, guide()], timeout_s=300)
+
+
+def main(argv: list[str]) -> int:
+    """The command; see the module's words."""
+    if argv[:1] == ["pack"]:
+        pack(Path(argv[1]))
+        return 0
+    if argv[:1] == ["judge"]:
+        told = judge(results(Path(argv[1]).read_text()), waived(WAIVERS.read_text(), datetime.now(UTC).date()))
+        print(" ".join(f"{k}={v}" for k, v in sorted(told.counts.items())), "unwaived:", *(told.unwaived or ["none"]))
+        return 1 if told.unwaived or not told.counts.get("pass") else 0
+    raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -303,7 +303,9 @@ class Admin(_Strict):
 class Baseline(_Strict):
     """How far nodes' operating systems are hardened (docs/baseline.md)."""
 
-    level: Literal[0, 1, 2] = Field(1, description="Controls of this level and below apply. 0 leaves those that `enable` names.")
+    level: Literal[0, 1, 2] = Field(
+        1, description="Controls of this level and below apply. 0 leaves those that `enable` names."
+    )
     enable: tuple[Name, ...] = Field((), description="Controls beyond those, by id.")
     admins: tuple[Admin, ...] = ()
     root_login: Literal["prohibit-password", "no"] = Field(

@@ -41,7 +41,9 @@ def test_a_machine_takes_the_baseline_while_it_runs_and_the_rest_with_its_next_s
         assert found.pop("files-tmp") == "fail", "it waits for a start"
         assert set(found.values()) == {"pass"}, found
         guest.ssh("usermod --comment moved nobody")
-        assert "etc/passwd" in guest.ssh("ausearch --input-logs --key accounts --raw"), "a change of accounts leaves a record"
+        assert "etc/passwd" in guest.ssh("ausearch --input-logs --key accounts --raw"), (
+            "a change of accounts leaves a record"
+        )
 
         # As after a run that was killed between its files and its handlers.
         guest.ssh("auditctl -D && mount -o remount,exec /dev/shm && touch /etc/chrony/chrony.conf")

@@ -4,7 +4,7 @@
     python -m tests.measure.hardening BUNDLE
 
 A machine with a kernel of its own under software emulation, with /home and /var as file systems of their own, as whoever installs a
-server makes them. Prints JSON lines; ends with 1 if a target is missed. Takes about 40 minutes, most of them lynis.
+server makes them. Prints JSON lines; ends with 1 if a target is missed. Takes about 50 minutes, most of them lynis.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ PROFILE = "xccdf_org.ssgproject.content_profile_anssi_bp28_intermediary"
 GUIDE = Path("/srv/openscap/guide.xml")  # on the node
 SCAN = f"oscap xccdf eval --profile {PROFILE} {GUIDE}"
 GUIDES, GUIDE_RELEASE = "ssg-debian", "trixie"
-TOOLS = ("openscap-scanner", "openscap-common", "lynis")
+TOOLS = ("openscap-scanner", "openscap-common", "libopenscap25", "lynis")
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,11 @@ def pack(archive: Path) -> None:
     The node's dpkg does not learn of them, so that neither tool finds the other as something installed.
     """
     files = {f for t in TOOLS for f in run(["dpkg", "--listfiles", t]).stdout.splitlines() if Path(f).is_file()}
-    libraries = [f for f in files if ".so" in f]
-    libraries += run(["dpkg", "--listfiles", "libopenscap25"]).stdout.splitlines()
-    programs = ["/usr/bin/oscap", *(f for f in libraries if ".so" in f and Path(f).is_file())]
+    programs = ["/usr/bin/oscap", *(f for f in files if ".so" in f)]
     for line in run(["ldd", *programs], ok=(0, 1)).stdout.splitlines():
         if found := re.search(r"=> (/\S+)", line):
             files |= {found[1], str(Path(found[1]).resolve())}
-    files |= {p for p in programs if Path(p).is_file()}
-    # /lib is /usr/lib; the guide is checked here and not on the node, so it needs no schemas of other systems.
+    # /lib is /usr/lib; schemas of other systems are left out.
     places = {str(Path(f).parent.resolve() / Path(f).name) for f in files}
     kept = sorted(f for f in places if not re.search(r"/share/(doc|man|locale)/|/libc\.so|/ld-linux|windows", f))
     listing = "".join(f"{f}\n" for f in kept)

@@ -25,7 +25,7 @@ Title   Three
 Rule    xccdf_org.ssgproject.content_rule_new_rule
 Result  error
 """
-# Of dev-sec's linux-baseline 2.9 and ssh-baseline 2.8, by id; sysctl-18 and package-04, sshd-26 were never given.
+# Of dev-sec's linux-baseline (sysctl at 00d24ba, os and package at 03b88ee) and ssh-baseline (sshd at 0932d5f), by id; later ids are not looked at.
 DEVSEC = {
     *(f"os-{n:02}" for n in range(1, 11)), "os-05b",
     *(f"package-{n:02}" for n in range(1, 11) if n != 4),
@@ -60,7 +60,7 @@ def test_a_waiver_without_a_reason_or_given_twice_is_refused(entries: list[dict[
         waived(yaml.safe_dump({"expires": TODAY, "waivers": entries}), TODAY)
 
 
-def test_every_control_of_dev_sec_is_met_or_left_out_with_a_reason() -> None:
+def test_every_control_of_dev_sec_has_a_counterpart_or_a_reason() -> None:
     document = yaml.safe_load(TABLE.read_text())
     met = [i for c in document["os_baseline_controls"] for i in c.get("devsec", [])]
     left = [i for entry in document["os_baseline_devsec_left"] for i in entry["ids"]]

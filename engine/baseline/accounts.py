@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.process import run
 PASSWD, SHADOW, LOGIN_DEFS = Path("/etc/passwd"), Path("/etc/shadow"), Path("/etc/login.defs")
 NO_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false")
 HIGHEST_SYSTEM_UID = 999
+PEOPLE = range(1000, 60000)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,23 @@ def login_shell(want: Mapping[str, Any]) -> Outcome:
     return of_faults(faults, f"umask {umask}, TMOUT {timeout_s}, core {core}")
 
 
+def homes(want: Mapping[str, Any]) -> Outcome:
+    """The home of every account that is not of the system has no bit beyond ``want.mode`` for group and others."""
+    faults, n = [], 0
+    for line in PASSWD.read_text().splitlines():
+        name, _, uid, _, _, home, _ = line.split(":")
+        if int(uid) not in PEOPLE or len(home) < 2:
+            continue
+        try:
+            mode = stat.S_IMODE(Path(home).stat().st_mode)
+        except OSError:
+            continue
+        n += 1
+        if mode & 0o077 & ~int(want["mode"], 8):
+            faults.append(f"{home} of {name} has mode {mode:04o}, at most {want['mode']}")
+    return of_faults(faults, f"{n} homes")
+
+
 def pam(want: Mapping[str, Any]) -> Outcome:
     """``want.stacks``: file below /etc/pam.d to the modules it must use; ``want.settings``: file to lines it must have."""
     faults = []
@@ -142,5 +161,5 @@ def pam(want: Mapping[str, Any]) -> Outcome:
 
 CHECKS = {
     "system_accounts": system_accounts, "root_account": root_account, "empty_passwords": empty_passwords,
-    "login_defs": login_defs, "ageing": ageing, "login_shell": login_shell, "pam": pam,
+    "login_defs": login_defs, "ageing": ageing, "login_shell": login_shell, "pam": pam, "homes": homes,
 }  # fmt: skip

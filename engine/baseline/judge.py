@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from engine.baseline import accounts, files, kernel, services, ssh, sudo
+from engine.baseline import accounts, files, integrity, kernel, services, ssh, sudo
 from engine.baseline.outcome import FAIL, PASS, WAIVED, Outcome, fail
 from engine.baseline.policy import Control, Policy
 from engine.errors import ApplianceError
@@ -15,7 +15,7 @@ from engine.errors import ApplianceError
 Check = Callable[[Mapping[str, Any]], Outcome]
 
 CHECKS: Mapping[str, Check] = {
-    **kernel.CHECKS, **files.CHECKS, **accounts.CHECKS, **services.CHECKS, **ssh.CHECKS, **sudo.CHECKS,
+    **kernel.CHECKS, **files.CHECKS, **accounts.CHECKS, **services.CHECKS, **integrity.CHECKS, **ssh.CHECKS, **sudo.CHECKS,
 }  # fmt: skip
 
 

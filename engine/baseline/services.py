@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.baseline.outcome import Outcome, fail, not_applicable, of_faults, passed
+from engine.baseline.outcome import FAIL, Outcome, fail, not_applicable, of_faults, passed
 from engine.process import run
 
 TIMEOUT_S = 60.0
@@ -19,11 +19,11 @@ def units(want: Mapping[str, Any]) -> Outcome:
     """``want.off``: units that neither run nor can be started; ``want.on``: units that run, where this system may run them."""
     faults, good = [], []
     for unit in want.get("off", []):
-        state = _show(unit, "LoadState", "ActiveState")
+        state = show(unit, "LoadState", "ActiveState")
         if state["LoadState"] not in ("masked", "not-found") or state["ActiveState"] == "active":
             faults.append(f"{unit} is {state['LoadState']} and {state['ActiveState']}, wanted masked")
     for unit in want.get("on", []):
-        state = _show(unit, "LoadState", "ActiveState", "ConditionResult", "UnitFileState")
+        state = show(unit, "LoadState", "ActiveState", "ConditionResult", "UnitFileState")
         if state["ActiveState"] == "active":
             good.append(f"{unit} active")
         elif (
@@ -37,7 +37,8 @@ def units(want: Mapping[str, Any]) -> Outcome:
     return of_faults(faults, "; ".join(good) or f"{len(want.get('off', []))} units masked")
 
 
-def _show(unit: str, *properties: str) -> dict[str, str]:
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """What systemd says of a unit, by property."""
     said = run(
         ["systemctl", "show", f"--property={','.join(properties)}", unit], timeout_s=TIMEOUT_S, package="systemd"
     ).stdout
@@ -46,7 +47,7 @@ def _show(unit: str, *properties: str) -> dict[str, str]:
 
 def _unread(unit: str, *files: Path) -> list[str]:
     """Of ``files``, those that changed after ``unit`` started, so that it has not read them; none where it does not run."""
-    state = _show(unit, "ActiveState", "ExecMainStartTimestampMonotonic")
+    state = show(unit, "ActiveState", "ExecMainStartTimestampMonotonic")
     if state["ActiveState"] != "active" or not state["ExecMainStartTimestampMonotonic"].isdigit():
         return []
     now = time.time()
@@ -127,7 +128,7 @@ def upload(want: Mapping[str, Any]) -> Outcome:
         ["systemd-analyze", "cat-config", "systemd/journal-upload.conf"], timeout_s=TIMEOUT_S, package="systemd"
     ).stdout
     urls = re.findall(r"^\s*URL\s*=\s*(\S+)", said, re.MULTILINE)
-    state = _show("systemd-journal-upload.service", "ActiveState")["ActiveState"]
+    state = show("systemd-journal-upload.service", "ActiveState")["ActiveState"]
     faults = [] if urls[-1:] == [want["url"]] else [f"it goes to {urls[-1] if urls else 'nobody'}"]
     if not want["url"].startswith("https://"):
         faults.append("it is not encrypted")
@@ -147,10 +148,20 @@ def clock(want: Mapping[str, Any]) -> Outcome:
     if sorted(servers) != sorted(want["servers"]):
         faults.append(f"asks {' '.join(servers) or 'nobody'}, wanted {' '.join(want['servers'])}")
     for other in ("systemd-timesyncd.service", "ntpsec.service", "openntpd.service"):
-        if _show(other, "ActiveState")["ActiveState"] == "active":
+        if show(other, "ActiveState")["ActiveState"] == "active":
             faults.append(f"{other} runs, too")
     faults += _unread("chrony.service", Path("/etc/chrony/chrony.conf"))
     return of_faults(faults, f"asks {' '.join(servers)}")
+
+
+def usb_guard(want: Mapping[str, Any]) -> Outcome:
+    """usbguard has ``want.settings``, and runs where USB devices are this system's own."""
+    file = Path("/etc/usbguard/usbguard-daemon.conf")
+    found = dict(re.findall(r"^([A-Za-z]+)=(.*?)\s*$", file.read_text(), re.MULTILINE))
+    faults = [f"{k} is {found.get(k, 'not set')}, wanted {v}" for k, v in want["settings"].items() if found.get(k) != v]
+    faults += _unread("usbguard.service", file, *Path("/etc/usbguard/rules.d").glob("*.conf"))
+    running = units({"on": ["usbguard.service"]})
+    return of_faults([*faults, *([running.observed] if running.result == FAIL else [])], running.observed)
 
 
 def manager(want: Mapping[str, Any]) -> Outcome:
@@ -171,4 +182,5 @@ def _bytes(text: str) -> int:
 CHECKS = {
     "units": units, "host_units": daemons_of_container, "packages": packages, "apt": apt, "journal": journal,
     "sealed": sealed, "upload": upload, "clock": clock, "manager": manager,
+    "usb_guard": usb_guard,
 }  # fmt: skip

@@ -26,6 +26,8 @@ from tests.guest.machine import Guest
 
 # What an installer leaves on a server and the small image of other tests lacks.
 PACKAGES = ("ca-certificates", "cron", "grub2-common", "libpam-systemd", "linux-base", "python3-apt", "sudo")
+# Of level 2: what cost nothing on such a machine.
+ENABLE = ["accounts-tmp", "files-integrity", "files-unchanged", "kernel-usb-guard"]
 SCORE, GAIN = 85, 20
 DISK = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_{}"
 LYNIS = (
@@ -61,7 +63,7 @@ def _measure(place: Path, debs: Path, only: str | None) -> int:
         before = _judge(guest, only)
         _repository(guest)
         alice = {"name": "alice", "keys": [guest.image.key.with_suffix(".pub").read_text().strip()], "sudo": "nopasswd"}
-        site = {"appliance_os_baseline_admins": [alice], "appliance_os_baseline_time_servers": ["10.0.2.2"],
+        site = {"appliance_os_baseline_enable": ENABLE, "appliance_os_baseline_admins": [alice], "appliance_os_baseline_time_servers": ["10.0.2.2"],
                 "appliance_os_baseline_confirm_timeout_s": 180}  # fmt: skip
         converge(guest, place, "os_baseline", site, timeout_s=1800)
     with guest.running():

@@ -14,9 +14,10 @@ from tests.guest import image
 from tests.guest.converge import ENGINE, bring_engine, converge
 from tests.guest.machine import Guest
 
-CONTROLS = ["audit-daemon", "audit-privileges", "files-shared-memory", "files-tmp", "kernel-apparmor", "kernel-secrets", "time-sources"]  # fmt: skip
+CONTROLS = ["audit-daemon", "audit-privileges", "files-mounts", "files-shared-memory", "files-tmp", "kernel-apparmor", "kernel-secrets",
+            "kernel-usb-guard", "time-sources"]  # fmt: skip
 # Installed already: the role then has nothing to fetch.
-PACKAGES = ("apparmor", "auditd", "chrony", "python3-apt", "sudo")
+PACKAGES = ("apparmor", "auditd", "chrony", "python3-apt", "sudo", "usbguard")
 SITE = {"appliance_os_baseline_level": 0, "appliance_os_baseline_enable": CONTROLS,
         "appliance_os_baseline_time_servers": ["10.0.2.2"], "appliance_os_baseline_confirm_timeout_s": 120}  # fmt: skip
 

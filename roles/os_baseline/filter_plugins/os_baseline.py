@@ -54,6 +54,21 @@ def os_baseline_seen(controls: Iterable[Mapping[str, Any]], lines: Iterable[str]
     return found
 
 
+def os_baseline_self_mounts(
+    wanted: Iterable[Mapping[str, Any]], mounts: str, units: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Of places and their options (``key``, ``value``), those that a unit mounts over themselves: no file system yet, or such a unit's.
+
+    Args:
+        mounts: what /proc/self/mounts says.
+        units: paths of the mount units that /etc has.
+    """
+    mounted = {words[1] for line in mounts.splitlines() if len(words := line.split()) > 1}
+    ours = {path.rpartition("/")[2] for path in units}
+    entries = ({"place": w["key"], "unit": w["key"].strip("/").replace("/", "-") + ".mount", "options": w["value"]} for w in wanted)  # fmt: skip
+    return [e for e in entries if e["place"] not in mounted or e["unit"] in ours]
+
+
 def os_baseline_policy(selected: Iterable[Mapping[str, Any]], waivers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What the engine holds the node to."""
     kept = ("id", "title", "check", "want", "level", "enforced", "reboot")
@@ -134,6 +149,7 @@ class FilterModule:
             "os_baseline_active": os_baseline_active,
             "os_baseline_of": os_baseline_of,
             "os_baseline_seen": os_baseline_seen,
+            "os_baseline_self_mounts": os_baseline_self_mounts,
             "os_baseline_policy": os_baseline_policy,
             "os_baseline_waiver_faults": os_baseline_waiver_faults,
             "os_baseline_faults": os_baseline_faults,

@@ -13,17 +13,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-
-import yaml
 
 from engine.process import run
 from installer.lab import rootfs
 from installer.lab.state import locked
 from tests.demo import TREE
+from tests.judges import judge, waived
 
 WAIVERS = TREE / "roles/os_baseline/files/bp028-waivers.yml"
 PROFILE = "xccdf_org.ssgproject.content_profile_anssi_bp28_intermediary"
@@ -33,47 +30,10 @@ GUIDES, GUIDE_RELEASE = "ssg-debian", "trixie"
 TOOLS = ("openscap-scanner", "openscap-common", "libopenscap25", "lynis")
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Counts by result, and by name: rules that fail without a waiver, and waived rules that pass."""
-
-    counts: dict[str, int]
-    unwaived: list[str]
-    stale: list[str]
-
-
-def waived(text: str, today: date) -> dict[str, str]:
-    """Rule to reason of a file of waivers; none once its day is over.
-
-    Raises:
-        ValueError: a rule stands there twice, or a reason is missing or too short to be one.
-    """
-    document = yaml.safe_load(text)
-    found: dict[str, str] = {}
-    for entry in document["waivers"]:
-        if len(entry["reason"]) < 20:
-            raise ValueError(f"{entry['rules'][0]}: {entry['reason']!r} is no reason")
-        for rule in entry["rules"]:
-            if rule in found:
-                raise ValueError(f"{rule} is waived twice")
-            found[rule] = entry["reason"]
-    return found if today <= document["expires"] else {}
-
-
 def results(text: str) -> dict[str, str]:
     """Rule to result, of what `oscap xccdf eval` prints."""
     pairs = re.findall(r"^Rule\s+\S*?rule_(\S+)$.*?^Result\s+(\S+)$", text, re.MULTILINE | re.DOTALL)
     return dict(pairs)
-
-
-def judge(found: Mapping[str, str], waivers: Mapping[str, str]) -> Judgement:
-    """What a scan says beside the waivers. A rule that could not be looked at (error, unknown) counts as failed."""
-    counts: dict[str, int] = {}
-    for result in found.values():
-        counts[result] = counts.get(result, 0) + 1
-    bad = {rule for rule, result in found.items() if result in ("fail", "error", "unknown")}
-    stale = [rule for rule in waivers if found.get(rule) == "pass"]
-    return Judgement(counts, sorted(bad - set(waivers)), sorted(stale))
 
 
 def guide() -> Path:
@@ -135,8 +95,8 @@ def main(argv: list[str]) -> int:
         return 0
     if argv[:1] == ["judge"]:
         told = judge(results(Path(argv[1]).read_text()), waived(WAIVERS.read_text(), datetime.now(UTC).date()))
-        print(" ".join(f"{k}={v}" for k, v in sorted(told.counts.items())), "unwaived:", *(told.unwaived or ["none"]))
-        return 1 if told.unwaived or not told.counts.get("pass") else 0
+        print(told.line())
+        return 0 if told.good else 1
     raise SystemExit(__doc__)
 
 

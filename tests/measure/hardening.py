@@ -1,4 +1,4 @@
-"""What lynis and OpenSCAP say of a machine before and after the role os_baseline: the figures of docs/baseline.md.
+"""What lynis, OpenSCAP and the port of dev-sec's profiles say of a machine before and after the role os_baseline: the figures of docs/baseline.md.
 
     ./run demo          # or `appliance build bundle bundles/demo.yml`: packages that the role installs come from a bundle
     python -m tests.measure.hardening BUNDLE
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.process import run
-from tests import openscap
+from tests import devsec, judges, openscap
 from tests.guest import image
 from tests.guest.converge import bring_engine, converge
 from tests.guest.machine import Guest
@@ -38,9 +38,9 @@ ANY = tuple(range(256))
 
 def main(argv: list[str]) -> int:
     """Measure; see the module's words."""
-    parser = argparse.ArgumentParser(prog="python -m tests.measure.hardening", description="lynis and OpenSCAP before and after the baseline.")  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m tests.measure.hardening", description="lynis, OpenSCAP and dev-sec before and after the baseline.")  # fmt: skip
     parser.add_argument("bundle", type=Path, help="a built bundle of bundles/demo.yml")
-    parser.add_argument("--only", choices=["lynis", "openscap"], help="one of the two judges")
+    parser.add_argument("--only", choices=["lynis", "openscap", "devsec"], help="one of the three judges")
     options = parser.parse_args(argv)
     debs = options.bundle / "content/debs"
     if not debs.is_dir():
@@ -113,16 +113,25 @@ def _judge(guest: Guest, only: str | None) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if only in (None, "openscap"):
         text = guest.ssh(f"PATH=$PATH:/usr/sbin {openscap.SCAN} 2>&1", ok=(0, 2), timeout_s=900)
-        told = openscap.judge(
-            openscap.results(text), openscap.waived(openscap.WAIVERS.read_text(), datetime.now(UTC).date())
-        )
-        said["openscap"] = {**told.counts, "unwaived": told.unwaived, "waived_and_met": told.stale}
+        said["openscap"] = _counted(judges.judge(openscap.results(text), _waived(openscap.WAIVERS)))
+    if only in (None, "devsec"):
+        table = devsec.controls()
+        facts = json.loads(guest.ssh("python3 -", stdin=devsec.program(table)))
+        said["devsec"] = _counted(devsec.judge(facts, table, _waived(devsec.WAIVERS)))
     if only in (None, "lynis"):
         report = guest.ssh(f"{LYNIS}; cat /root/lynis.dat", ok=ANY, timeout_s=2400)
         found = re.search(r"^hardening_index=(\d+)$", report, re.MULTILINE)
         assert found, report[-2000:]
         said["lynis"] = int(found[1])
     return said
+
+
+def _waived(file: Path) -> dict[str, str]:
+    return judges.waived(file.read_text(), datetime.now(UTC).date())
+
+
+def _counted(told: judges.Judgement) -> dict[str, Any]:
+    return {**told.counts, "unwaived": told.unwaived, "waived_and_met": told.stale}
 
 
 if __name__ == "__main__":

@@ -63,10 +63,9 @@ READERS: dict[str, Callable[[Path], object]] = {
 }  # fmt: skip
 
 
-def one(reader: str, path: Path) -> dict[str, object]:
-    """Read ``path`` in this process, which is then of no use for anything else."""
+def one(reader: str, path: Path, disk: Path) -> dict[str, object]:
+    """Read ``path`` in this process, which is then of no use for anything else; ``disk`` becomes its only place to write."""
     libc = ctypes.CDLL(None, use_errno=True)
-    disk = Path(tempfile.mkdtemp(prefix="appliance-bomb-"))
     if (
         libc.unshare(CLONE_NEWNS)
         or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
@@ -100,11 +99,13 @@ def _cpu() -> float:
 def main(directory: Path) -> None:
     """Every file READER/NAME below ``directory``."""
     for path in sorted(directory.glob("*/*")):
+        disk = Path(tempfile.mkdtemp(prefix="appliance-bomb-"))
         if pid := os.fork():
             os.waitpid(pid, 0)
+            disk.rmdir()  # what was on it was the child's alone
             continue
         with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(one(path.parent.name, path)) + "\n")
+            sys.stdout.write(json.dumps(one(path.parent.name, path, disk)) + "\n")
             sys.stdout.flush()
         os._exit(0)
 

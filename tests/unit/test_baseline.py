@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import sys
+import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from engine.baseline import accounts, files, judge, kernel, policy, services, ssh, sudo
+from engine.baseline import accounts, files, integrity, judge, kernel, policy, services, ssh, sudo
 from engine.baseline.outcome import FAIL, NOT_APPLICABLE, PASS, WAIVED
 from engine.baseline.policy import Control, Policy, Waiver
 from engine.errors import InputError
@@ -317,6 +318,67 @@ def test_mounts_are_judged_by_the_last_one(tmp_path: Path, monkeypatch: pytest.M
     assert files.mounts({"mounts": {"/srv": ["nosuid"]}}).result == PASS
     assert files.mounts({"mounts": {"/srv": ["nosuid", "nodev"]}}).observed == "/srv without nodev"
     assert files.mounts({"mounts": {"/var": []}}).observed == "/var is no file system of its own"
+
+
+def test_homes_are_judged_and_those_of_the_system_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, mode in (("alice", 0o755), ("bob", 0o750), ("db", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    table = tmp_path / "passwd"
+    numbers = {"alice": 1000, "bob": 1001, "db": 120, "gone": 1002}
+    table.write_text("".join(f"{n}:x:{u}:{u}::{tmp_path}/{n}:/bin/bash\n" for n, u in numbers.items()))
+    monkeypatch.setattr(accounts, "PASSWD", table)
+    said = accounts.homes({"mode": "0750"})
+    assert said.observed == f"{tmp_path}/alice of alice has mode 0755, at most 0750"
+    (tmp_path / "alice").chmod(0o700)
+    assert accounts.homes({"mode": "0750"}).observed == "2 homes"
+
+
+def test_a_place_is_mounted_over_itself_unless_it_is_a_file_system_of_somebody_s() -> None:
+    wanted = [{"key": "/home", "value": ["nodev"]}, {"key": "/var/log", "value": ["nodev"]}, {"key": "/srv/x", "value": []}]  # fmt: skip
+    mounts = "/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /home ext4 rw 0 0\n/dev/sda1 /var/log ext4 rw 0 0\n"
+    units = ["/etc/systemd/system/var-log.mount", "/etc/systemd/system/srv.mount"]
+    said = filters.os_baseline_self_mounts(wanted, mounts, units)
+    assert [(e["place"], e["unit"]) for e in said] == [("/var/log", "var-log.mount"), ("/srv/x", "srv-x.mount")]
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """AIDE's settings and record, and a timer that runs."""
+    for name in ("CONFIG", "RECORD"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o600)
+        monkeypatch.setattr(integrity, name, tmp_path / name)
+    monkeypatch.setattr(integrity, "units", lambda want: services.passed("timer active"))
+    return tmp_path / "RECORD"
+
+
+def test_a_record_of_files_is_root_s_alone(record: Path) -> None:
+    assert integrity.integrity({}).result == PASS
+    record.chmod(0o644)
+    assert integrity.integrity({}).observed == f"{record} is not root's alone"
+    record.unlink()
+    assert "is not there" in integrity.integrity({}).observed
+
+
+@pytest.mark.parametrize(
+    ("ended_s_ago", "result", "verdict", "words"),
+    [
+        (None, "success", PASS, "not compared"),
+        (3600, "exit-code", PASS, "not compared"),  # before the record was made
+        (10, "success", PASS, "as recorded"),
+        (10, "exit-code", FAIL, "ended with 5"),
+    ],
+)
+def test_a_comparison_counts_against_the_record_of_then(
+    record: Path, monkeypatch: pytest.MonkeyPatch, ended_s_ago: int | None, result: str, verdict: str, words: str
+) -> None:
+    os.utime(record, (time.time() - 60, time.time() - 60))
+    ended = 0 if ended_s_ago is None else int((time.monotonic() - ended_s_ago) * 1e6)
+    state = {"Result": result, "ExecMainExitTimestampMonotonic": str(ended), "ExecMainStatus": "5"}
+    monkeypatch.setattr(integrity, "show", lambda unit, *properties: state)
+    said = integrity.unchanged({})
+    assert said.result == verdict and words in said.observed
 
 
 def test_sizes_are_read_as_systemd_writes_them() -> None:

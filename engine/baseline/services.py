@@ -160,6 +160,8 @@ def usb_guard(want: Mapping[str, Any]) -> Outcome:
     found = dict(re.findall(r"^([A-Za-z]+)=(.*?)\s*$", file.read_text(), re.MULTILINE))
     faults = [f"{k} is {found.get(k, 'not set')}, wanted {v}" for k, v in want["settings"].items() if found.get(k) != v]
     faults += _unread("usbguard.service", file, *Path("/etc/usbguard/rules.d").glob("*.conf"))
+    if not Path("/sys/bus/usb").exists():
+        return of_faults(faults, "the kernel has no USB")
     running = daemons_of_container({"on": ["usbguard.service"]})
     return of_faults([*faults, *([running.observed] if running.result == FAIL else [])], running.observed)
 

@@ -21,6 +21,9 @@ PACKAGES = (
     "mokutil", "openssh-server", "procps", "python3", "systemd", "systemd-sysv", "tpm2-tools", "udev",
 )  # fmt: skip
 KERNEL = "linux-image-cloud-amd64"
+# For what that one lacks (USB). Disk and file system are modules of it, so it starts with a RAM disk of ours.
+WHOLE_KERNEL = "linux-image-amd64"
+NEEDED = ("crc32c_generic", "nvme", "ext4")
 SIZE = 1400 << 20  # bytes
 RECIPE = 5  # count up when the steps below change
 
@@ -33,20 +36,22 @@ class Image:
     kernel: Path
     key: Path
     host_key: str
+    initrd: Path | None = None
 
 
-def ensure(*extra: str, size: int = SIZE) -> Image:
+def ensure(*extra: str, size: int = SIZE, kernel: str = KERNEL) -> Image:
     """The image, made now if it is not in the lab's cache: about half a minute, then never again.
 
     Args:
         extra: packages that this guest has besides PACKAGES.
         size: of its root file system, in bytes; sparse.
+        kernel: KERNEL or WHOLE_KERNEL.
 
     Raises:
         ResourceError, ProcessError: a tool, space or the mirror is missing.
     """
     packages = (*PACKAGES, *extra)
-    recipe = "\n".join([str(RECIPE), RELEASE, KERNEL, str(size), *packages])
+    recipe = "\n".join([str(RECIPE), RELEASE, kernel, str(size), *packages])
     cache = rootfs.cache_dir()
     made = cache / f"guest-{RELEASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -58,21 +63,22 @@ def ensure(*extra: str, size: int = SIZE) -> Image:
                 shutil.rmtree(stale)
             temporary = cache / f".{made.name}.{secrets.token_hex(4)}.tmp"
             temporary.mkdir()  # apt's own user must reach it while it is made
-            _build(temporary, packages, size)
+            _build(temporary, packages, size, kernel)
             temporary.chmod(0o700)
             temporary.rename(made)
     host_key = " ".join((made / "host_key.pub").read_text().split()[:2])
-    return Image(made / "root.img", made / "vmlinuz", made / "key", host_key)
+    initrd = made / "initrd"
+    return Image(made / "root.img", made / "vmlinuz", made / "key", host_key, initrd if initrd.exists() else None)
 
 
-def _build(place: Path, packages: tuple[str, ...], size: int) -> None:
+def _build(place: Path, packages: tuple[str, ...], size: int, kernel: str) -> None:
     root = place / "root"
     sources = rootfs.sources(rootfs.APT, platform.freedesktop_os_release()["VERSION_CODENAME"], RELEASE)
     run(
         ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}", RELEASE, root, "-"],
         stdin=sources, package="mmdebstrap", timeout_s=900,
     )  # fmt: skip
-    _kernel(place, root)
+    _kernel(place, root, kernel)
     _identity(place, root)
     shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
     run(
@@ -95,11 +101,11 @@ def _build(place: Path, packages: tuple[str, ...], size: int) -> None:
     shutil.rmtree(root)
 
 
-def _kernel(place: Path, root: Path) -> None:
-    """Unpacked by hand: its package would build an initial RAM disk, which nobody needs. NVMe and ext4 are built into this kernel."""
-    told = run(["apt-cache", "depends", KERNEL]).stdout
+def _kernel(place: Path, root: Path, kernel: str) -> None:
+    """Unpacked by hand: its package would build a large initial RAM disk. NVMe and ext4 are built into the cloud's kernel."""
+    told = run(["apt-cache", "depends", kernel]).stdout
     found = re.search(r"Depends: (linux-image-(\S+))", told)
-    assert found, f"{KERNEL} names no kernel: {told}"
+    assert found, f"{kernel} names no kernel: {told}"
     downloads = place / "kernel"
     downloads.mkdir()
     run(["apt-get", "download", "--quiet", found[1]], cwd=downloads, timeout_s=300)
@@ -109,7 +115,35 @@ def _kernel(place: Path, root: Path) -> None:
     (root / "lib/modules").mkdir(exist_ok=True)
     shutil.copytree(downloads / "tree/lib/modules" / found[2], root / "lib/modules" / found[2])
     run(["chroot", root, "depmod", found[2]])
+    if kernel == WHOLE_KERNEL:
+        _initrd(place, root, found[2], downloads)
     shutil.rmtree(downloads)
+
+
+def _initrd(place: Path, root: Path, version: str, scratch: Path) -> None:
+    """A RAM disk that knows the guest's disk and nothing else: modules in the order that modprobe names, busybox, one script."""
+    run(["apt-get", "download", "--quiet", "busybox-static"], cwd=scratch, timeout_s=300)
+    (package,) = scratch.glob("busybox*.deb")
+    run(["dpkg-deb", "--extract", package, scratch / "busybox"])
+    tree = scratch / "initrd"
+    for name in ("bin", "dev", "proc", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy2(scratch / "busybox/bin/busybox", tree / "bin/busybox")
+    # In the image's own tree, so that paths begin with its root.
+    told = [run(["chroot", root, "modprobe", f"--set-version={version}", "--show-depends", m]).stdout for m in NEEDED]
+    modules = list(dict.fromkeys(re.findall(r"^insmod (\S+)", "".join(told), re.MULTILINE)))
+    for module in modules:
+        shutil.copyfile(root / module.lstrip("/"), tree / Path(module).name)
+    (tree / "init").write_text(
+        '#!/bin/busybox sh\nbusybox() { /bin/busybox "$@"; }\nbusybox mount -t devtmpfs devtmpfs /dev\n'
+        + "".join(f"busybox insmod /{Path(m).name}\n" for m in modules)
+        + "n=0; while [ ! -b /dev/nvme0n1 ] && [ $n -lt 300 ]; do busybox sleep 0.1; n=$((n + 1)); done\n"
+        "busybox mount -t ext4 -o rw /dev/nvme0n1 /root && busybox mount --move /dev /root/dev\n"
+        "exec /bin/busybox switch_root /root /sbin/init\n"
+    )
+    (tree / "init").chmod(0o755)
+    names = "".join(f"{p.relative_to(tree)}\n" for p in sorted(tree.rglob("*")))
+    run(["cpio", "--quiet", "--create", "--format=newc", f"--file={place / 'initrd'}"], cwd=tree, stdin=names, package="cpio")  # fmt: skip
 
 
 def _identity(place: Path, root: Path) -> None:

@@ -25,7 +25,7 @@ COMMAND_LINE = "root=/dev/nvme0n1 rw console=ttyS0 quiet systemd.show_status=0 n
 class Guest:
     """A machine whose files lie in ``place``: ``root.img`` is its own copy, so it may be stopped and started again.
 
-    With ``firmware`` that decides what is started, else the kernel is started directly. ``disks`` are raw images: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_2 in the guest, _3 and so on; the root is _1.
+    A start sees what ``usb`` has then. With ``firmware`` that decides what is started, else the kernel is started directly. ``disks`` are raw images: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_guest_2 in the guest, _3 and so on; the root is _1.
     """
 
     image: Image
@@ -35,6 +35,7 @@ class Guest:
     port: int = 0
     audit: bool = False  # whether the kernel keeps records; without, a boot is a little shorter
     firmware: Firmware | None = None
+    usb: Sequence[str] = ()  # what is plugged in, by QEMU's names of devices
 
     def __post_init__(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,8 @@ class Guest:
                 "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Westmere", "-smp", "2", "-m", str(self.memory_mib), "-nodefaults",
                 "-no-user-config", "-no-reboot", "-display", "none", "-serial", f"file:{self.console}",
                 *(self.firmware.arguments() if self.firmware else ["-kernel", self.image.kernel, "-append", f"{COMMAND_LINE} audit={int(self.audit)}"]),
+                *(["-initrd", self.image.initrd] if self.image.initrd else []),
+                *(["-device", "qemu-xhci,id=usb"] if self.usb else []), *(word for name in self.usb for word in ("-device", f"{name},bus=usb.0")),
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
                 "-device", "virtio-rng-pci", *chip, "-device", "nvme,id=nvme,serial=guest",
                 # Namespaces of one controller: two controllers are found in any order, and the kernel knows its root by number only.

@@ -15,9 +15,9 @@ from tests.guest.converge import ENGINE, bring_engine, converge
 from tests.guest.machine import Guest
 
 CONTROLS = ["audit-daemon", "audit-privileges", "files-mounts", "files-shared-memory", "files-tmp", "kernel-apparmor", "kernel-secrets",
-            "kernel-usb-guard", "time-sources"]  # fmt: skip
+            "time-sources"]  # fmt: skip
 # Installed already: the role then has nothing to fetch.
-PACKAGES = ("apparmor", "auditd", "chrony", "python3-apt", "sudo", "usbguard")
+PACKAGES = ("apparmor", "auditd", "chrony", "python3-apt", "sudo")
 SITE = {"appliance_os_baseline_level": 0, "appliance_os_baseline_enable": CONTROLS,
         "appliance_os_baseline_time_servers": ["10.0.2.2"], "appliance_os_baseline_confirm_timeout_s": 120}  # fmt: skip
 
@@ -48,3 +48,4 @@ def test_a_machine_takes_the_baseline_while_it_runs_and_the_rest_with_its_next_s
     with guest.running():
         assert set(verdicts(guest).values()) == {"pass"}
         assert "tmpfs" in guest.ssh("findmnt --noheadings /tmp")
+        assert "noexec" in guest.ssh("findmnt --noheadings --output OPTIONS /var/tmp")

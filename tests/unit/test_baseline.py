@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.baseline import accounts, files, integrity, judge, kernel, policy, services, ssh, sudo
-from engine.baseline.outcome import FAIL, NOT_APPLICABLE, PASS, WAIVED
+from engine.baseline.outcome import FAIL, NOT_APPLICABLE, PASS, WAIVED, passed
 from engine.baseline.policy import Control, Policy, Waiver
 from engine.errors import InputError
 from installer.site.baseline import TABLE, page
@@ -349,7 +349,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o600)
         monkeypatch.setattr(integrity, name, tmp_path / name)
-    monkeypatch.setattr(integrity, "units", lambda want: services.passed("timer active"))
+    monkeypatch.setattr(integrity, "units", lambda want: passed("timer active"))
     return tmp_path / "RECORD"
 
 

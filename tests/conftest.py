@@ -25,6 +25,9 @@ settings.load_profile("tests")
 # Longest first, so that no process is left alone with a long one at the end.
 LONG = ("tests/e2e", "tests/roles", "tests/nodes", "tests/integration")
 
+# A test that takes longer is named when it ends; seconds.
+TOLD = 60
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole-product tests begin; within a module the order stays."""
@@ -89,6 +92,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """A name for this run that the processes share."""
     if getattr(config.option, "testrunuid", "absent") is None:
         config.option.testrunuid = uuid.uuid4().hex
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the process that waits for all others: a failure is told when it happens, and what takes minutes when it ends.
+
+    A run that is ended from outside never comes to pytest's own summary.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if report.failed:
+        print(
+            f"\n{report.when} of {report.nodeid} failed after {report.duration:.0f} s:\n{report.longreprtext}",
+            flush=True,
+        )
+    elif report.duration > TOLD:
+        print(f"\n{report.duration:.0f} s: {report.when} of {report.nodeid}", flush=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

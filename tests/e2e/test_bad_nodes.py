@@ -17,7 +17,7 @@ import yaml
 from installer.lab.lab import Lab, down, up
 from tests.demo import TREE, Demo, install_argv
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.nodes
 
 
 @pytest.fixture(scope="module")

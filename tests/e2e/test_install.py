@@ -28,7 +28,7 @@ from tests.demo import (
     site_environment,
 )
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.nodes
 UNITS = "appliance-vllm@tiny.service appliance-nginx.service appliance-firewall.service"
 
 

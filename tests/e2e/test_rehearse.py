@@ -18,7 +18,7 @@ from tests.demo import TREE, Demo
 from tests.e2e import vllm_double
 from tests.integration.wheelsite import wheel
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.nodes
 PACKAGES = ["nftables", "python3-apt", "nginx-light", "libnuma1"]
 
 
@@ -59,6 +59,7 @@ def site(where: Path) -> Path:
     return where
 
 
+@pytest.mark.slow
 def test_a_whole_bundle_passes_and_says_what_was_run(demo: Demo) -> None:
     done = demo.appliance("rehearse", "--keys", demo.keys, demo.bundle, ok=(0, 1), json_output=True)
     assert done["good"], done

@@ -22,7 +22,7 @@ from installer.lab.lab import down, up
 from tests.demo import Demo
 from tests.e2e.fleet import Fleet, clients, ill
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 FIRST, SECOND, THIRD = "1.0.0", "1.1.0", "1.2.0"
 ALL = {"batch": "100%", "per_service": 2}
 STATE = "/opt/appliance/current/engine/bin/appliance-engine generation state"

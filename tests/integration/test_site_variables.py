@@ -9,8 +9,6 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from installer.site.inventory import load
 from installer.site.variables import variables
 
@@ -69,7 +67,6 @@ def asked(place: Path, *, zoned: bool) -> dict[str, dict[str, Any]]:
     return {host: json.loads((place / f"{host}.json").read_text()) for host in ("gw-1", "gpu-1")}
 
 
-@pytest.mark.timeout(120)
 def test_with_zones_everything_is_in_its_own(tmp_path: Path) -> None:
     found = asked(tmp_path, zoned=True)
     gateway, gpu = found["gw-1"], found["gpu-1"]
@@ -89,7 +86,6 @@ def test_with_zones_everything_is_in_its_own(tmp_path: Path) -> None:
     assert gpu["appliance_firewall_evidence_dir"] == "/srv/site/evidence"
 
 
-@pytest.mark.timeout(120)
 def test_without_zones_nothing_names_one(tmp_path: Path) -> None:
     found = asked(tmp_path, zoned=False)
     gateway, gpu = found["gw-1"], found["gpu-1"]

@@ -28,7 +28,7 @@ def verdicts(guest: Guest) -> dict[str, str]:
 
 
 @pytest.mark.nodes
-@pytest.mark.timeout(1500)
+@pytest.mark.slow
 def test_a_machine_takes_the_baseline_while_it_runs_and_the_rest_with_its_next_start(tmp_path: Path) -> None:
     guest = Guest(image.ensure(*PACKAGES), tmp_path / "guest", audit=True)
     with guest.running():

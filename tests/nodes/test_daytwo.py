@@ -23,7 +23,7 @@ from tests.nodes.daytwosite import EDGE, MODEL, Site, snapshot
 from tests.nodes.underload import STREAMS, load
 from tests.planted import Secret, planted, seen
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.nodes
 
 # What a package leaves when it is removed and not purged, and what dpkg and the system write about its coming and going.
 LEFTOVERS = (

@@ -17,7 +17,7 @@ from installer.kinds import Work, debevidence, debs
 from installer.lab.lab import up
 from tests.integration import aptsite
 
-pytestmark = pytest.mark.nodes
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 PREPARE = """
 rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*
 printf 'Types: deb\\nURIs: file:/srv/content/debs\\nSuites: ./\\nSigned-By: /srv/content/debs/appliance-archive.asc\\n' \

@@ -69,7 +69,7 @@ def settled(guest: Guest) -> str:
 
 
 @pytest.mark.nodes
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_an_encrypted_store_opens_for_its_own_machine_as_it_was_and_for_the_recovery_key(
     tmp_path: Path, converge: Converge
 ) -> None:

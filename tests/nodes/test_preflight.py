@@ -22,7 +22,7 @@ from installer.lab.lab import Lab, down, up
 from installer.lockfile import Lock
 from tests import bundles
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.nodes
 TREE = Path(__file__).resolve().parents[2]
 PORT = 7462
 SUDOERS = "/etc/sudoers.d/deploy"

@@ -15,7 +15,7 @@ from installer.site.probescript import script
 from tests.guest import image, secureboot
 from tests.guest.machine import COMMAND_LINE, Guest
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 SITE, STRANGER = "Site modules", "A stranger"
 MODULE = "kernel/drivers/net/dummy.ko"  # any that the kernel's package has and that needs no device
 

@@ -15,10 +15,10 @@ import yaml
 from installer.lab.lab import Lab, down, up
 from tests.demo import Demo
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.nodes
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.slow)])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A node of Debian 12, then one of Debian 13, with what they come with."""
     name = f"kit-{request.param[0]}-{os.getpid()}"

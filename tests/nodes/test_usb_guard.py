@@ -15,7 +15,7 @@ SITE = {"appliance_os_baseline_level": 0, "appliance_os_baseline_enable": ["kern
 
 
 @pytest.mark.nodes
-@pytest.mark.timeout(1500)
+@pytest.mark.slow
 def test_a_stranger_s_device_is_not_driven_and_the_keyboard_of_before_is(tmp_path: Path) -> None:
     guest = Guest(image.ensure("usbguard", kernel=image.WHOLE_KERNEL), tmp_path / "guest", usb=["usb-kbd"])
     # As when the role installs it: not running yet. The image was made where there is no USB, so it has no rules either.

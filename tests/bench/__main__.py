@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.bench import (
     building,
     importing,
+    labs,
     measure,
     operating,
     patching,
@@ -38,6 +39,7 @@ GROUPS = {
     "operations": operating,
     "rotate": rotating,
     "relay": relaying,
+    "lab": labs,
 }
 
 

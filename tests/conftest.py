@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -89,7 +90,9 @@ def _shared(work: Path, place: Path) -> Demo:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A name for this run that the processes share."""
+    """A name for this run that the processes share; Ctrl-C that works in what tests start, also where a shell's background ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(config.option, "testrunuid", "absent") is None:
         config.option.testrunuid = uuid.uuid4().hex
 

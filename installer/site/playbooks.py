@@ -94,7 +94,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         KeyboardInterrupt: at the end of the block, when there was one.
     """
     asked = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: somebody said nohup.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
     before = {n: signal.signal(n, lambda _number, _frame: asked.set()) for n in numbers} if main else {}
     try:

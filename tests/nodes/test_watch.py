@@ -84,7 +84,10 @@ def _init(lab: Lab) -> int:
     record = state.read(lab.name)
     assert record is not None
     for pid in cgroups.pids(record.cgroups):
-        status = Path(f"/proc/{pid}/status").read_text()
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except FileNotFoundError:  # it ended meanwhile; the first process does not
+            continue
         if any(line.split()[0] == "NSpid:" and line.split()[-1] == "1" for line in status.splitlines() if line.strip()):
             return pid
     raise AssertionError("the node has no first process")

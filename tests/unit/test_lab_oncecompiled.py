@@ -1,4 +1,4 @@
-"""What a lab node imports from an archive is compiled once, and a changed source is compiled again."""
+"""What Ansible brings to a lab node is compiled once, a changed source again, and of others nothing is kept."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ os.geteuid = lambda: 0
 ours = compile(open(sys.argv[1]).read().replace("/run/appliance-lab-compiled", sys.argv[2]), "ours", "exec")
 exec(ours, {})
 sys.path.insert(0, sys.argv[3])
-import told
-print(told.WORD, told.__file__ == sys.argv[3] + "/told.py", len(asked))
+told = __import__(sys.argv[4] + ".told").told
+print(told.WORD, told.__file__ == sys.argv[3] + f"/{sys.argv[4]}/told.py", len(asked))
 """
 
 
-def told(place: Path, word: str) -> str:
+def told(place: Path, word: str, package: str = "ansible") -> str:
     archive = place / f"{word}.zip"
     with zipfile.ZipFile(archive, "w") as made:
-        made.writestr("told.py", f"WORD = {word!r}\n")
-    argv = [sys.executable, "-c", PROGRAM, str(ONCE_COMPILED), str(place / "kept"), str(archive)]
+        made.writestr(f"{package}/", "")  # without it there is no such package
+        made.writestr(f"{package}/told.py", f"WORD = {word!r}\n")
+    argv = [sys.executable, "-S", "-c", PROGRAM, str(ONCE_COMPILED), str(place / "kept"), str(archive), package]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
@@ -39,6 +40,13 @@ def test_a_source_is_compiled_once_and_another_one_again(tmp_path: Path) -> None
     kept = list((tmp_path / "kept").iterdir())
     assert len(kept) == 2
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+
+
+def test_of_what_is_not_ansible_s_nothing_is_kept(tmp_path: Path) -> None:
+    said = told(tmp_path, "one", "ours")
+    assert said not in ("one True 0\n", "")
+    assert told(tmp_path, "one", "ours") == said
+    assert not (tmp_path / "kept").exists()
 
 
 def test_what_cannot_be_read_is_compiled(tmp_path: Path) -> None:

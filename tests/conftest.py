@@ -24,7 +24,16 @@ settings.load_profile("tests")
 
 
 # Longest first, so that no process is left alone with a long one at the end.
-LONG = ("tests/e2e", "tests/roles", "tests/nodes", "tests/integration")
+LONG = (
+    "tests/e2e/test_install.py",
+    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[nvidia_driver",
+    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[os_baseline",
+    "tests/e2e",
+    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[vllm",
+    "tests/roles",
+    "tests/nodes",
+    "tests/integration",
+)
 
 # A test that takes longer is named when it ends; seconds.
 TOLD = 60

@@ -59,7 +59,7 @@ class Fleet:
 
     def on(self, name: str, command: str, *, check: bool = True) -> str:
         argv = [*self.lab.ssh(self.node(name).address), command]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
         assert not check or done.returncode == 0, f"{name}: {command}: {done.stderr}"
         return done.stdout.strip()
 

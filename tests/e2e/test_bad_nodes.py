@@ -65,7 +65,7 @@ def install(demo: Demo, site: Path, state: Path, *words: str) -> dict[str, Any]:
 
 
 def node(lab: Lab, number: int, command: str) -> None:
-    subprocess.run([*lab.ssh(lab.nodes[number].address), command], check=True, timeout=60, capture_output=True)
+    subprocess.run([*lab.ssh(lab.nodes[number].address), command], check=True, timeout=300, capture_output=True)
 
 
 def test_an_unreachable_node_is_named_and_the_rest_is_left_alone(

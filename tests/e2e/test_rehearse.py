@@ -142,4 +142,4 @@ def test_an_interrupted_rehearsal_leaves_nothing(demo: Demo) -> None:
             os.killpg(running.pid, signal.SIGINT)
             break
     said = running.stderr.read()
-    assert running.wait(180) == 130, said
+    assert running.wait(900) == 130, said

@@ -128,7 +128,7 @@ def serve(log: Path) -> Iterator[Site]:
         threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
         site.endpoint = f"http://127.0.0.1:{proxy.server_address[1]}"
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), 1).close()

@@ -53,7 +53,7 @@ def left_of(homes: set[str]) -> set[str]:
 
 def left_at_last(homes: set[str]) -> set[str]:
     """What is left once it had ten seconds to go away."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (left := left_of(homes)) and time.monotonic() < deadline:
         os.sched_yield()
     return left

@@ -50,13 +50,13 @@ class Site:
 
     def on(self, number: int, script: str, ok: tuple[int, ...] = (0,)) -> str:
         command = [*self.lab.ssh(self.lab.nodes[number].address), shlex.join(["bash", "-c", script])]
-        return run(command, timeout_s=120, ok=ok).stdout
+        return run(command, timeout_s=600, ok=ok).stdout
 
     def appliance(self, *words: str | Path, ok: tuple[int, ...] = (0,), stdin: str = "") -> Any:
         """The product's own command line; returns its JSON document."""
         done = subprocess.run(
             [sys.executable, "-m", "installer", *map(str, words), "--json"],
-            cwd=TREE, env=self.demo.environment, input=stdin, capture_output=True, text=True, timeout=300, check=False,
+            cwd=TREE, env=self.demo.environment, input=stdin, capture_output=True, text=True, timeout=1500, check=False,
         )  # fmt: skip
         assert done.returncode in ok, (done.returncode, done.stdout[-3000:], done.stderr[-3000:])
         return json.loads(done.stdout)
@@ -172,7 +172,7 @@ class Site:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cafile=str(files / "ca.crt"))
         context.load_cert_chain(files / f"{files.name}.crt", files / f"{files.name}.key")
-        return http.client.HTTPSConnection(self.lab.nodes[number].address, PORT, timeout=30, context=context)
+        return http.client.HTTPSConnection(self.lab.nodes[number].address, PORT, timeout=120, context=context)
 
 
 def snapshot(site: Site, number: int) -> dict[str, str]:

@@ -205,7 +205,7 @@ def plant(site: Site, all_of: list[Secret]) -> None:
         "EnvironmentFile=/etc/appliance/vllm/planted.env\n" + texts["unit"],
     }.items():
         command = [*site.lab.ssh(site.lab.nodes[EDGE].address), f"mkdir -p $(dirname {name}) && cat > {name}"]
-        subprocess.run(command, input=text, text=True, check=True, timeout=60)
+        subprocess.run(command, input=text, text=True, check=True, timeout=300)
     site.on(EDGE, "systemctl daemon-reload; systemctl start appliance-planted; journalctl --sync")
     hosts = yaml.safe_load((site.inventory / "hosts.yml").read_text())
     for line in by_place["inventory"]:

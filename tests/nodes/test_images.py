@@ -41,7 +41,7 @@ class Site:
 
     def on(self, script: str, *, ok: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
         command = shlex.join(["bash", "-c", script])
-        return run([*self.lab.ssh(self.lab.nodes[0].address), command], ok=ok, timeout_s=120)
+        return run([*self.lab.ssh(self.lab.nodes[0].address), command], ok=ok, timeout_s=600)
 
     def artifact(self, name: str) -> Artifact:
         return next(a for a in self.locked if a.name == name)

@@ -78,7 +78,7 @@ def test_a_killed_owner_leaves_what_sweep_takes_away(name: str, point: str) -> N
         cwd=TREE,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert owner.returncode == -signal.SIGKILL, owner.stderr

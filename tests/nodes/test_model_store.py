@@ -59,7 +59,7 @@ def look(guest: Guest, about: str, command: str) -> None:
 
 def settled(guest: Guest) -> str:
     """How the store ended up after a boot: active or failed."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         answer = guest.ssh(f"systemctl is-active {MOUNT} {UNLOCK}", ok=(0, 3)).split()
         if answer[0] == "active" or "failed" in answer:

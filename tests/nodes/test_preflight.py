@@ -44,7 +44,7 @@ class Site:
 
     def on(self, number: int, script: str) -> str:
         command = shlex.join(["bash", "-c", script])
-        return run([*self.lab.ssh(self.lab.nodes[number - 1].address), command], timeout_s=60).stdout.strip()
+        return run([*self.lab.ssh(self.lab.nodes[number - 1].address), command], timeout_s=300).stdout.strip()
 
     def inventory(
         self, name: str, hosts: dict[str, str], *, users: dict[str, str] | None = None, **variables: str
@@ -76,7 +76,7 @@ class Site:
         outside = ["--outside", "192.0.2.1:53", "--outside", "[2001:db8::1]:53"]
         done = subprocess.run(
             [sys.executable, "-m", "installer", *map(str, words), *outside, "--json"],
-            cwd=TREE, capture_output=True, text=True, timeout=120, check=False,
+            cwd=TREE, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         document = json.loads(done.stdout)
         assert "nodes" in document, document

@@ -52,14 +52,14 @@ def kit(demo: Demo, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def _copy(lab: Lab, directory: Path) -> None:
     packed = subprocess.Popen(["tar", "-C", directory.parent, "-c", directory.name], stdout=subprocess.PIPE)
-    subprocess.run([*lab.ssh(lab.nodes[0].address), "tar -C /root -x"], stdin=packed.stdout, check=True, timeout=120)
+    subprocess.run([*lab.ssh(lab.nodes[0].address), "tar -C /root -x"], stdin=packed.stdout, check=True, timeout=600)
     assert packed.wait() == 0
 
 
 def at_node(lab: Lab, command: str, *, ok: bool = True) -> str:
     done = subprocess.run(
         [*lab.ssh(lab.nodes[0].address), f"cd /root/starting-kit && {command}"],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -71,7 +71,7 @@ def tried(lab: Lab, command: str) -> list[Sighting]:
     file = lab.sightings(lab.nodes[0])
     before = len(file.read_text())
     done = subprocess.run(
-        [*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, timeout=60, check=False
+        [*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     seen, blind = read(file.read_text()[before:])

@@ -223,9 +223,9 @@ def test_a_probe_that_hangs_dies_or_raises_takes_nobody_along() -> None:
             "floods": lambda: "x" * (gather.MAX_ANSWER + 10),
             "well": lambda: {"a": 1},
         },
-        deadline_s=1.0,
+        deadline_s=5.0,
     )
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     assert found["well"] == {"a": 1}
     assert found["troubles"] == {
         "hangs": "did not end in time",

@@ -1,7 +1,7 @@
 """Runs in nodes of the lab, in root's Python: what Ansible brings is compiled once a boot, not once a process.
 
-Ansible sends every task its modules in an archive, in which Python keeps no bytecode: half of what a task costs a node is compiling the
-same sources again. What is imported, and from where, stays the same. Written for the interpreters of nodes, so standard library alone.
+Ansible sends every task its modules in an archive, in which Python keeps no bytecode: so a node compiles the same sources for every
+task. What is imported, and from where, stays the same. Written for the interpreters of nodes, so standard library alone.
 """
 
 import _imp

@@ -149,6 +149,22 @@ def ask(demo: Demo, lab: Lab) -> str:
     return str(answer.choices[0].message.content)
 
 
+def ask_again(demo: Demo, lab: Lab, within_s: float = 900) -> str:
+    """The same of a node that was just told to restart.
+
+    Raises:
+        OpenAIError: there was no answer within ``within_s`` seconds.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return ask(demo, lab)
+        except OpenAIError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(1)
+
+
 def refused_without_certificate(demo: Demo, lab: Lab) -> str:
     """The same request without a certificate; returns the refusal."""
     try:

@@ -21,6 +21,7 @@ from tests.demo import (
     TREE,
     Demo,
     ask,
+    ask_again,
     client,
     install_argv,
     refused_outside,
@@ -240,14 +241,7 @@ def test_what_drifts_is_found_by_a_dry_run_and_mended_by_an_install(demo: Demo, 
 
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:
     subprocess.run([*lab.ssh(lab.nodes[0].address), "systemctl reboot"], check=False, timeout=300, capture_output=True)
-    deadline = time.monotonic() + 900
-    while True:
-        try:
-            assert ask(demo, lab)
-            break
-        except Exception:
-            assert time.monotonic() < deadline, "no answer after the reboot"
-            time.sleep(1)
+    assert ask_again(demo, lab)
     assert refused_outside(lab)
     on_node(
         lab, "/opt/appliance/current/engine/bin/appliance-engine egress"

@@ -16,40 +16,50 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.demo import Demo, make_bundle
+from engine import durable
+from tests import seconds, touched
+from tests.demo import TREE, Demo, make_bundle
 
 # The same examples in every run: a red test means a change broke something. Searching at random is `./run fuzz`.
 settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")
 
 
-# Longest first, so that no process is left alone with a long one at the end.
-LONG = (
-    "tests/e2e/test_install.py",
-    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[nvidia_driver",
-    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[os_baseline",
-    "tests/e2e",
-    "tests/roles/test_molecule.py::test_the_role_converges_changes_nothing_the_second_time_and_behaves[vllm",
-    "tests/roles",
-    "tests/nodes",
-    "tests/integration",
-)
-
 # A test that takes longer is named when it ends; seconds.
 TOLD = 60
+TOOK: dict[str, float] = {}  # seconds by test, in the process that waits for all others
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole-product tests begin; within a module the order stays."""
-    items.sort(key=lambda item: next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG)))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("appliance")
+    group.addoption(
+        "--changed", metavar="BASE", help="run only the tests that the change since the commit BASE touches"
+    )
+    group.addoption("--record", action="store_true", help="write the seconds of each part to tests/seconds.json")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick parts begin, then the longest; within a part the order stays. With --changed only what a change touches."""
+    before = seconds.recorded()
+    items.sort(key=lambda item: seconds.turn(item.nodeid, before))
+    if (base := config.getoption("--changed")) is None:
+        return
+    try:
+        paths = touched.changed(TREE, base)
+    except ValueError as error:
+        raise pytest.UsageError(f"--changed {base}: {error}") from None
+    tree = touched.Tree(TREE)
+    kept = [item for item in items if tree.touches(paths, item.nodeid)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
 class Modules(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types for mypy
     """With several processes a module stays in one, for its tests may follow each other; a role's scenario stands alone."""
 
     def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return nodeid if module == "tests/roles/test_molecule.py" else module
+        return seconds.part_of(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Modules:
@@ -113,6 +123,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
+    TOOK[report.nodeid] = TOOK.get(report.nodeid, 0.0) + report.duration
     if report.failed:
         print(
             f"\n{report.when} of {report.nodeid} failed after {report.duration:.0f} s:\n{report.longreprtext}",
@@ -120,6 +131,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         )
     elif report.duration > TOLD:
         print(f"\n{report.duration:.0f} s: {report.when} of {report.nodeid}", flush=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Growth is seen when it happens: the seconds of each part against the last recorded ones."""
+    parts, before = seconds.by_part(TOOK), seconds.recorded()
+    if sum(parts.values()) > TOLD:
+        terminalreporter.section("seconds against tests/seconds.json")
+        for line in seconds.table(parts, before):
+            terminalreporter.write_line(line)
+    if config.getoption("--record"):
+        durable.write(seconds.RECORD, seconds.written(parts, before))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -78,7 +78,7 @@ def load(path: Path) -> Inventory:
     Raises:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
-    data = ansiblelist.listing(path)
+    data = ansiblelist.ask(path)
     hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-from engine.errors import ResourceError
+from engine import refusals
 
 
 def sync_dir(path: Path) -> None:
@@ -90,21 +89,10 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals below into a message that says what to free or mend."""
+    """Turn the disk's refusals below into a message that says what to free or fix (engine.refusals)."""
     try:
         yield
     except OSError as error:
-        where = str(error.filename or path)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                "the disk is full",
-                where=where,
-                remedy="Free space there and run the same command again; it continues where it stopped.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                f"cannot write: {error.strerror}",
-                where=where,
-                remedy="Run as the user that owns this path, or choose another path.",
-            ) from error
-        raise
+        if (found := refusals.of_the_disk(error, path)) is None:
+            raise
+        raise found from error

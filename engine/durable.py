@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -85,6 +86,25 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             raise
         if not later:
             sync_dir(path.parent)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory of plain files to a place that does not exist: it is there whole, or not at all.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(target):
+        try:
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    write(temporary / path.relative_to(source), path.read_bytes())
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_dir(target.parent)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ CALLS = {
     "page": Call("page <bundle --out >page.html --root <root.json"),
     "diff": Call("diff <small <next --root <root.json"),
     "delta": Call("delta <next --base <small --out >delta --root <root.json"),
-    "split": Call("split <small --size 64M --out >volumes --root <root.json"),
+    "split": Call("split <small --size 64M --out >volume-set --root <root.json"),
     "recover": Call("recover <volumes/small-1.0.0.2-of-2 <volumes/small-1.0.0.parity-1-of-1 --out >recovered --root <root.json"),
     "receipt": Call("receipt --out >receipt.json --depot <depot --runs <runs --site-keys +site-keys"),
     "preflight": Call("preflight -i <site --depot <depot-of-bundle", 1),

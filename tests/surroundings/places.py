@@ -11,12 +11,11 @@ from pathlib import Path
 
 from tests.surroundings import process
 from tests.surroundings.commands import CALLS, Call
-from tests.surroundings.process import Case, mount, read_only
+from tests.surroundings.process import ELSEWHERE, Case, mount, read_only
 from tests.surroundings.world import environment
 
 NOBODY = 65534
 Do = Callable[[Path], object]
-BACK = "elsewhere"  # a directory of the world for what a surrounding needs
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ PROCESS = (
     Surrounding("a locale that is not there", same=True, variables={"LC_ALL": "de_DE.UTF-8"}),
     Surrounding("TMPDIR is not there", same=True, variables={"TMPDIR": "/nonexistent/tmp"}),
     Surrounding("TMPDIR is read-only", same=True, prepare=_read_only("elsewhere"), variables={"TMPDIR": "WORLD/elsewhere"}),
-    Surrounding("TMPDIR is full", prepare=lambda world: _full(world / BACK), variables={"TMPDIR": "WORLD/elsewhere"}),
+    Surrounding("TMPDIR is full", prepare=lambda world: _full(world / ELSEWHERE), variables={"TMPDIR": "WORLD/elsewhere"}),
     Surrounding("no tools", variables={"PATH": "/nonexistent"}),
     Surrounding("12 open files", enter=_limit(resource.RLIMIT_NOFILE, 12)),
     Surrounding("5 open files", enter=_limit(resource.RLIMIT_NOFILE, 5)),
@@ -174,21 +173,21 @@ def _blocked(make: Do) -> Do:
 
 
 def _below(world: Path, name: str) -> str:
-    return str(world / BACK / name)
+    return str(world / ELSEWHERE / name)
 
 
 RESULTS = (
     Surrounding("read-only place", prepare=_read_only("elsewhere"), words=_outputs(_below)),
-    Surrounding("full place", prepare=lambda world: _full(world / BACK), words=_outputs(_below)),
-    Surrounding("nearly full place", prepare=lambda world: _nearly_full(world / BACK), words=_outputs(_below)),
-    Surrounding("another file system", same=True, prepare=lambda world: mount("tmpfs", world / BACK, "tmpfs"), words=_outputs(_below)),
+    Surrounding("full place", prepare=lambda world: _full(world / ELSEWHERE), words=_outputs(_below)),
+    Surrounding("nearly full place", prepare=lambda world: _nearly_full(world / ELSEWHERE), words=_outputs(_below)),
+    Surrounding("another file system", same=True, prepare=lambda world: mount("tmpfs", world / ELSEWHERE, "tmpfs"), words=_outputs(_below)),
     Surrounding("a relative path", same=True, enter=_in("elsewhere"), words=_outputs(lambda _w, name: f"./deep/{name}")),
     Surrounding("a name alone", same=True, enter=_in("elsewhere"), words=_outputs(lambda _w, name: name)),
     Surrounding("below a file", words=_outputs(lambda world, name: str(world / "passphrase" / name))),
-    Surrounding("a name that is too long", words=_outputs(lambda world, name: str(world / BACK / (name + "x" * 250)))),
-    Surrounding("a path that is too long", words=_outputs(lambda world, name: str(world / BACK / ("x/" * 2200) / name))),
-    Surrounding("a name that is not UTF-8", same=True, words=_outputs(lambda world, name: str(world / BACK / f"\udce4\udcf6{name}"))),
-    Surrounding("below a loop of links", prepare=lambda world: (world / BACK / "loop").symlink_to("loop"), words=_outputs(lambda world, name: str(world / BACK / "loop" / name))),
+    Surrounding("a name that is too long", words=_outputs(lambda world, name: str(world / ELSEWHERE / (name + "x" * 250)))),
+    Surrounding("a path that is too long", words=_outputs(lambda world, name: str(world / ELSEWHERE / ("x/" * 2200) / name))),
+    Surrounding("a name that is not UTF-8", same=True, words=_outputs(lambda world, name: str(world / ELSEWHERE / f"\udce4\udcf6{name}"))),
+    Surrounding("below a loop of links", prepare=lambda world: (world / ELSEWHERE / "loop").symlink_to("loop"), words=_outputs(lambda world, name: str(world / ELSEWHERE / "loop" / name))),
     Surrounding("a link to nothing", prepare=_blocked(lambda path: path.symlink_to("/nonexistent/place")), words=_outputs(lambda world, name: str(world / name))),
     Surrounding("a file in the way", prepare=_blocked(lambda path: path.write_text("mine")), words=_outputs(lambda world, name: str(world / name))),
     Surrounding("a directory in the way", prepare=_blocked(lambda path: (path / "mine").mkdir(parents=True)), words=_outputs(lambda world, name: str(world / name))),
@@ -235,7 +234,7 @@ def _fill(directory: Path) -> None:
 
 def _bind_all(world: Path) -> None:
     """The whole world once more, below a name that is not UTF-8."""
-    strange = world / BACK / "\udcff"
+    strange = world / ELSEWHERE / "\udcff"
     strange.mkdir()
     mount(str(world), strange, flags=process.MS_BIND)
 
@@ -243,15 +242,15 @@ def _bind_all(world: Path) -> None:
 OPERANDS = (
     Surrounding("not there", words=_operands(lambda _w, path: str(path) + ".not")),
     Surrounding("another sort of file", words=_operands(_other_sort)),
-    Surrounding("a link that leads nowhere", prepare=lambda world: (world / BACK / "nowhere").symlink_to("none"), words=_operands(lambda world, _p: str(world / BACK / "nowhere"))),
-    Surrounding("a loop of links", prepare=lambda world: (world / BACK / "loop").symlink_to("loop"), words=_operands(lambda world, _p: str(world / BACK / "loop"))),
-    Surrounding("bytes that are not text", prepare=lambda world: (world / BACK / "bytes").write_bytes(bytes(range(256)) * 9), words=_operands(lambda world, _p: str(world / BACK / "bytes"))),
-    Surrounding("an empty file", prepare=lambda world: (world / BACK / "empty").touch(), words=_operands(lambda world, _p: str(world / BACK / "empty"))),
-    Surrounding("an empty directory", prepare=lambda world: (world / BACK / "empty").mkdir(), words=_operands(lambda world, _p: str(world / BACK / "empty"))),
+    Surrounding("a link that leads nowhere", prepare=lambda world: (world / ELSEWHERE / "nowhere").symlink_to("none"), words=_operands(lambda world, _p: str(world / ELSEWHERE / "nowhere"))),
+    Surrounding("a loop of links", prepare=lambda world: (world / ELSEWHERE / "loop").symlink_to("loop"), words=_operands(lambda world, _p: str(world / ELSEWHERE / "loop"))),
+    Surrounding("bytes that are not text", prepare=lambda world: (world / ELSEWHERE / "bytes").write_bytes(bytes(range(256)) * 9), words=_operands(lambda world, _p: str(world / ELSEWHERE / "bytes"))),
+    Surrounding("an empty file", prepare=lambda world: (world / ELSEWHERE / "empty").touch(), words=_operands(lambda world, _p: str(world / ELSEWHERE / "empty"))),
+    Surrounding("an empty directory", prepare=lambda world: (world / ELSEWHERE / "empty").mkdir(), words=_operands(lambda world, _p: str(world / ELSEWHERE / "empty"))),
     Surrounding("an endless file", words=_operands(lambda _w, _p: "/dev/zero")),
     Surrounding("a name that is too long", words=_operands(lambda _w, path: str(path) + "x" * 250)),
     Surrounding("a relative path", same=True, enter=os.chdir, words=_operands(lambda world, path: str(path.relative_to(world)))),
-    Surrounding("a name that is not UTF-8", same=True, prepare=_bind_all, words=_operands(lambda world, path: f"{world}/{BACK}/\udcff/{path.relative_to(world)}")),
+    Surrounding("a name that is not UTF-8", same=True, prepare=_bind_all, words=_operands(lambda world, path: f"{world}/{ELSEWHERE}/\udcff/{path.relative_to(world)}")),
     Surrounding("read-only state", prepare=_changed_places(read_only)),
     Surrounding("full state", prepare=_changed_places(_fill)),
 )  # fmt: skip

@@ -26,7 +26,9 @@ from installer.cli.main import main
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 DEADLINE_S = 120.0  # for a command that hangs; the slowest takes some five seconds
+ELSEWHERE = "elsewhere"  # a directory of the world, empty, for what a surrounding needs
 CRASHED = 70  # an exception came out of the command line
+UNPREPARED = 71  # the surrounding could not be made
 UNFLUSHED = 120  # as the interpreter exits when standard output cannot be flushed
 STREAMS = "utf-8"  # encoding of the standard streams; a surrounding may change it in its own process
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -117,22 +119,22 @@ class _Started:
 
 def _supervise(case: Case, place: Path) -> None:
     """The process that owns the namespace: it runs the command in a child, and says what the child left behind."""
+    os.setpgid(0, 0)
+    out, err, result = (os.open(place / n, os.O_WRONLY | os.O_CREAT, 0o600) for n in ("out", "err", "result"))
     try:
-        os.setpgid(0, 0)
-        out, err = (os.open(place / n, os.O_WRONLY | os.O_CREAT, 0o666) for n in ("out", "err"))
-        result = os.open(place / "result", os.O_WRONLY | os.O_CREAT, 0o600)
         upper = _own_world(case.world, place)
         case.prepare()
-        before = set(_below(upper))
+        before = set(_written(upper, case.world))
         if (pid := os.fork()) == 0:
             os.dup2(out, 1)
             os.dup2(err, 2)
             _command(case)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        os.write(result, json.dumps([code, sorted(set(_below(upper)) - before)]).encode())
+        os.write(result, json.dumps([code, sorted(set(_written(upper, case.world)) - before)]).encode())
     except BaseException:
-        os.write(2, traceback.format_exc().encode())
+        os.write(result, json.dumps([UNPREPARED, []]).encode())
+        os.write(err, traceback.format_exc().encode())
     finally:
         os._exit(0)
 
@@ -155,9 +157,11 @@ def _own_world(world: Path, place: Path) -> Path:
     return layers / "upper"
 
 
-def _below(upper: Path) -> Iterator[str]:
-    for path in upper.rglob("*"):
-        yield str(path.relative_to(upper)).encode("utf-8", "backslashreplace").decode()
+def _written(upper: Path, world: Path) -> Iterator[str]:
+    """What was changed, and all that is below the world's directory for other file systems, which the overlay does not see."""
+    for base, below in ((upper, upper), (world, world / ELSEWHERE)):
+        for path in below.rglob("*"):
+            yield str(path.relative_to(base)).encode("utf-8", "backslashreplace").decode()
 
 
 def _command(case: Case) -> None:

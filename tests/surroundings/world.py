@@ -21,6 +21,7 @@ from installer.site.status import REPORT
 from installer.trust import envelope, sign, signer
 from installer.trust.keys import KeyStore
 from installer.trust.sign import Label
+from tests.surroundings.process import ELSEWHERE
 
 SECRET = "correct horse battery staple"
 CLOSED_PORT = 1  # nothing listens there, so an attempt to log in ends at once
@@ -99,6 +100,7 @@ def _control_host(world: Path) -> None:
     plan = Plan("small-1.0.0", "0" * 64, (NodePlan("node-1", ""),), (("node-1",),))
     durable.write(world / "change.json", json.dumps(plan.data()))
     (world / "evidence").mkdir()
+    (world / ELSEWHERE).mkdir()
 
 
 def _site(world: Path) -> None:

@@ -88,6 +88,17 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             sync_dir(path.parent)
 
 
+def require_writable(directory: Path, n_bytes: int = 1 << 14) -> None:
+    """Prove that ``n_bytes`` can be written below a directory, which is made; for what must not be begun where its result is lost.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    trial = directory / f".{secrets.token_hex(4)}.tmp"
+    write(trial, bytes(n_bytes))
+    trial.unlink()
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a directory of plain files to a place that does not exist: it is there whole, or not at all.
 

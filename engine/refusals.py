@@ -39,6 +39,8 @@ PLACE = {
     errno.ENXIO: "Connect the device again.",
 }
 
+LOOP = "Symlink loop from "  # how Path.resolve says it, in an error of its own until Python 3.13
+
 # The path is wrong.
 PATH = {
     errno.ENOENT: NAME,
@@ -56,15 +58,23 @@ def of_the_disk(error: OSError, path: Path) -> ApplianceError | None:
     return explained(error, path, "write") if error.errno in MACHINE or error.errno in PLACE else None
 
 
-def explained(error: OSError, path: Path | None = None, doing: str = "") -> ApplianceError | None:
+def explained(error: Exception, path: Path | None = None, doing: str = "") -> ApplianceError | None:
     """The message for ``error``; None where it is none of the operator's or the machine's doing.
 
     Args:
         path: where it happened, unless the error names a path itself.
         doing: what was tried, in a word or two, for example "write".
     """
+    if isinstance(error, RuntimeError) and str(error).startswith(LOOP):
+        return InputError(
+            "symbolic links lead in a circle", where=str(error)[len(LOOP) :].strip("'\" "), remedy=PATH[errno.ELOOP]
+        )
+    if not isinstance(error, OSError):
+        return None
     named = error.filename2 if error.errno == errno.EEXIST and error.filename2 else error.filename
     where = os.fsdecode(named) if isinstance(named, str | bytes) and named else str(path or "")
+    if path and Path(where).name.startswith(f".{path.name}."):  # a temporary name, gone by now
+        where = str(path)
     number = error.errno or 0
     if number in MACHINE:
         what, remedy = MACHINE[number]

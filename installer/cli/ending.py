@@ -43,7 +43,7 @@ def _unexpected(screen: Screen, error: Exception) -> int:
     """What the system refused of a path, in a sentence; anything else is a fault of the program and shown as one."""
     if os.environ.get("APPLIANCE_DEBUG"):
         raise error
-    if isinstance(error, OSError) and (found := refusals.explained(error)):
+    if found := refusals.explained(error):
         return _failed(screen, found)
     said = ApplianceError(
         f"internal error: {type(error).__name__}: {error}",

@@ -23,8 +23,7 @@ class Call:
     """A command's words, and how it ends where nothing is amiss.
 
     Attributes:
-        costly: takes seconds, so that only some surroundings are tried in every run.
-        asks_nodes: runs Ansible's own programs, which take a second and hear of the surroundings through us.
+        costly: takes a second or more of processor time (Ansible's own programs, an index), so that every run tries it in fewer surroundings.
     """
 
     words: str
@@ -61,17 +60,17 @@ CALLS = {
     "split": Call("split <small --size 64M --out >volume-set --root <root.json"),
     "recover": Call("recover <volumes/small-1.0.0.2-of-2 <volumes/small-1.0.0.parity-1-of-1 --out >recovered --root <root.json"),
     "receipt": Call("receipt --out >receipt.json --depot <depot --runs <runs --site-keys +site-keys"),
-    "preflight": Call("preflight -i <site --depot <depot-of-bundle", 1),
-    "plan": Call("plan -i <site --depot +depot-of-bundle --out >plan.json --ca +ca --runs +runs --site-keys +site-keys", NODE),
+    "preflight": Call("preflight -i <site --depot <depot-of-bundle", 1, costly=True),
+    "plan": Call("plan -i <site --depot +depot-of-bundle --out >plan.json --ca +ca --runs +runs --site-keys +site-keys", NODE, costly=True),
     "approve-plan": Call("approve-plan <change.json --key <people/alice.pub.json --out >agreed.json"),
-    "install": Call("install -i <site --depot +depot-of-bundle --ca +ca --runs +runs --site-keys +site-keys", NODE),
-    "rollback": Call("rollback -i <site --ca +ca --runs +runs --site-keys +site-keys", NODE),
+    "install": Call("install -i <site --depot +depot-of-bundle --ca +ca --runs +runs --site-keys +site-keys", NODE, costly=True),
+    "rollback": Call("rollback -i <site --ca +ca --runs +runs --site-keys +site-keys", NODE, costly=True),
     "report": Call("report <report.dsse.json --site <site-keys/site.pub.json"),
-    "evidence egress": Call("evidence egress -i <site --evidence +evidence", TRUST),
+    "evidence egress": Call("evidence egress -i <site --evidence +evidence", TRUST, costly=True),
     "import": Call("import <small --root <root.json --depot >new-depot"),
-    "status": Call("status -i <site --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE),
-    "doctor": Call("doctor -i <site --out >fault.tar.zst --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE),
-    "uninstall": Call("uninstall -i <site --runs +runs --evidence +evidence --yes", NODE),
+    "status": Call("status -i <site --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE, costly=True),
+    "doctor": Call("doctor -i <site --out >fault.tar.zst --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE, costly=True),
+    "uninstall": Call("uninstall -i <site --runs +runs --evidence +evidence --yes", NODE, costly=True),
     "keys init": Call("keys init --keys >new-keys --passphrase-file <passphrase"),
     "keys new": Call("keys new bob --in >new-people"),
     "keys show": Call("keys show --keys <keys"),
@@ -80,7 +79,7 @@ CALLS = {
     "keys export": Call("keys export >update --keys <keys"),
     "build bundle": Call("build bundle <def/tiny.yml --keys <keys --cache +cache --out >dist", costly=True),
     "site new": Call("site new >my-site"),
-    "site check": Call("site check -i <site"),
+    "site check": Call("site check -i <site", costly=True),
     "depot list": Call("depot list --depot <depot"),
     "depot remove": Call("depot remove small-1.0.0 --depot +depot"),
     "depot gc": Call("depot gc --depot <depot"),
@@ -96,7 +95,7 @@ CALLS = {
     "certs client": Call("certs client team-a --out >team-a --dir +ca"),
     "certs list": Call("certs list --dir <ca"),
     "certs revoke": Call("certs revoke team-b --dir +ca"),
-    "certs rotate": Call("certs rotate -i <site --dir +ca --runs +runs", NODE),
+    "certs rotate": Call("certs rotate -i <site --dir +ca --runs +runs", NODE, costly=True),
     "model check": Call("model check <model --licence MIT"),
     "model demo": Call("model demo >tiny-model"),
     "debs check": Call("debs check <bundle", USAGE),  # it brings no packages

@@ -247,7 +247,7 @@ OPERANDS = (
     Surrounding("bytes that are not text", prepare=lambda world: (world / ELSEWHERE / "bytes").write_bytes(bytes(range(256)) * 9), words=_operands(lambda world, _p: str(world / ELSEWHERE / "bytes"))),
     Surrounding("an empty file", prepare=lambda world: (world / ELSEWHERE / "empty").touch(), words=_operands(lambda world, _p: str(world / ELSEWHERE / "empty"))),
     Surrounding("an empty directory", prepare=lambda world: (world / ELSEWHERE / "empty").mkdir(), words=_operands(lambda world, _p: str(world / ELSEWHERE / "empty"))),
-    Surrounding("an endless file", words=_operands(lambda _w, _p: "/dev/zero")),
+    Surrounding("an endless file", enter=_limit(resource.RLIMIT_AS, 3 << 30), words=_operands(lambda _w, _p: "/dev/zero")),
     Surrounding("a name that is too long", words=_operands(lambda _w, path: str(path) + "x" * 250)),
     Surrounding("a relative path", same=True, enter=os.chdir, words=_operands(lambda world, path: str(path.relative_to(world)))),
     Surrounding("a name that is not UTF-8", same=True, prepare=_bind_all, words=_operands(lambda world, path: f"{world}/{ELSEWHERE}/\udcff/{path.relative_to(world)}")),

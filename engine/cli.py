@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from typing import NoReturn
 
+from engine import refusals
 from engine.errors import ApplianceError, Exit
 
 # Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
@@ -39,9 +41,17 @@ def main() -> None:
     try:
         sys.exit(importlib.import_module(module).main(sys.argv[2:]))
     except ApplianceError as error:
-        body = {"what": error.what, "where": error.where, "remedy": error.remedy}
-        sys.stderr.write(json.dumps({"error": body}) + "\n")
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if (found := refusals.explained(error)) is None:
+            raise  # a fault of the program
+        _fail(found)
+
+
+def _fail(error: ApplianceError) -> NoReturn:
+    body = {"what": error.what, "where": error.where, "remedy": error.remedy}
+    sys.stderr.write(json.dumps({"error": body}) + "\n")
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

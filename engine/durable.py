@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-from engine.errors import ResourceError
+from engine import refusals
 
 
 def sync_dir(path: Path) -> None:
@@ -88,23 +88,42 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             sync_dir(path.parent)
 
 
+def require_writable(directory: Path, n_bytes: int = 1 << 14) -> None:
+    """Prove that ``n_bytes`` can be written below a directory, which is made; for what must not be begun where its result is lost.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    trial = directory / f".{secrets.token_hex(4)}.tmp"
+    write(trial, bytes(n_bytes))
+    trial.unlink()
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory of plain files to a place that does not exist: it is there whole, or not at all.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(target):
+        try:
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    write(temporary / path.relative_to(source), path.read_bytes())
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_dir(target.parent)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals below into a message that says what to free or mend."""
+    """Turn the disk's refusals below into a message that says what to free or fix (engine.refusals)."""
     try:
         yield
     except OSError as error:
-        where = str(error.filename or path)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                "the disk is full",
-                where=where,
-                remedy="Free space there and run the same command again; it continues where it stopped.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                f"cannot write: {error.strerror}",
-                where=where,
-                remedy="Run as the user that owns this path, or choose another path.",
-            ) from error
-        raise
+        if (found := refusals.of_the_disk(error, path)) is None:
+            raise
+        raise found from error

@@ -208,7 +208,7 @@ class Memory:
         approved = self._judge(step, demand.approvals) if self._judge else []
         line = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+            "by": os.environ.get("SUDO_USER") or _user(),
             "name": older.name,
             "from": before,
             "to": older.version,
@@ -257,6 +257,14 @@ def require_follows(before: bytes, after: bytes, version: int) -> None:
             f"version {version} of the root is not signed as the one before it demands: {error}",
             remedy="Do not use it; ask the builder for the right chain.",
         ) from error
+
+
+def _user() -> str:
+    """Who runs this, by name where the list of users has one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _append(path: Path, line: str) -> None:

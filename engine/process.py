@@ -26,6 +26,16 @@ class ProcessError(ApplianceError):
         self.stderr = stderr
 
 
+def which(tool: str) -> str | None:
+    """Where a tool is, as ``run`` finds it; None where it is not installed."""
+    return shutil.which(tool, path=search_path())
+
+
+def search_path() -> str:
+    """PATH, and where tools for administrators are, which are not on the path of every session."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -43,13 +53,12 @@ def run(
         package: what to install when the tool is not there; becomes the remedy.
 
     Raises:
-        ResourceError: the tool is not installed.
+        ResourceError: the tool is not installed, or this machine cannot start it.
         ProcessError: it ran and exited with another code.
         ApplianceError: it did not end within ``timeout_s`` seconds.
     """
     args = [str(a) for a in argv]
-    # Tools for administrators are not on the path of every session.
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+    path = search_path()
     if shutil.which(args[0], path=path) is None:
         raise ResourceError(f"{args[0]} is not installed", remedy=f"Install it: apt-get install {package or args[0]}")
     try:
@@ -67,6 +76,12 @@ def run(
         )
     except subprocess.TimeoutExpired:
         raise ApplianceError(f"`{args[0]}` did not end within {timeout_s:.0f} s") from None
+    except OSError as error:
+        raise ResourceError(
+            f"cannot start `{args[0]}`: {error.strerror}",
+            where=str(error.filename or ""),
+            remedy="Raise this user's limits (ulimit -a) or end other programs.",
+        ) from error
     if done.returncode not in ok:
         raise ProcessError(args, done.returncode, done.stderr or done.stdout)
     return done

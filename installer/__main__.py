@@ -1,3 +1,3 @@
-from installer.cli.start import main
+from installer.cli.main import main
 
 main()

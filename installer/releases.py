@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 
-def releases(depot: str | os.PathLike[str]) -> list[str]:
-    """Imported releases by name; none where there is no depot."""
+def releases(depot: Path) -> list[str]:
+    """Imported releases by name; none where there is no depot.
+
+    Raises:
+        ResourceError: there is one, and this user may not read it.
+    """
     try:
-        names = os.listdir(os.path.join(depot, "bundles"))
+        names = [entry.name for entry in (depot / "bundles").iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(n for n in names if not n.startswith("."))

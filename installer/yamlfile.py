@@ -46,7 +46,8 @@ def load(path: Path) -> Document:
         InputError: no such file, not YAML, a key twice, or an alias (a file of ours never needs one).
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=str(path), remedy="Check the name.") from error
     if len(raw) > MAX_BYTES:

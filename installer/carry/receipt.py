@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.errors import TrustError
+from engine.errors import InputError, TrustError
 from installer.depot import Depot
 from installer.patch import zstd
 from installer.trust import envelope
@@ -86,9 +86,16 @@ def _last(runs: Path | None) -> dict[str, Any] | None:
     reports = sorted(runs.glob("*/report.json")) if runs and runs.is_dir() else []
     if not reports:
         return None
-    data = json.loads(reports[-1].read_text())
-    failed = {f["node"] for f in data.get("failures", [])}
-    nodes = {node: "failed" if node in failed else "installed" for node in data.get("nodes", {})}
+    try:
+        data = json.loads(reports[-1].read_bytes())
+        failed = {f["node"] for f in data.get("failures", [])}
+        nodes = {node: "failed" if node in failed else "installed" for node in data.get("nodes", {})}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            "this is not the report of an install",
+            where=str(reports[-1]),
+            remedy="Move the directory of that run away, or restore it from a backup.",
+        ) from error
     return {"release": data.get("release"), "started": data.get("started"), "good": data.get("good"), "nodes": nodes}
 
 

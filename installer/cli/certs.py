@@ -66,6 +66,7 @@ def client(
         )
     authority = Authority(directory)
     secret = passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
+    durable.require_writable(out)  # a certificate on record whose key could not be written would be of no use
     key, certificate = authority.issue(kind="client", name=name, names=[], passphrase=secret, days=days, now=utc_now())
     durable.write(out / f"{name}.key", key, mode=0o600)
     durable.write(out / f"{name}.crt", certificate)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import trust
 from engine import verify as verifying
-from engine.errors import Exit, InputError
+from engine.errors import Exit, InputError, TrustError
 from engine.report import printable
 from engine.trust import Trusted
 from installer.carry import volumes
@@ -64,10 +64,9 @@ def check(
     ]
     screen.result(data, "\n".join(lines))
     if not screen.json_output:
-        screen.err.print(
-            f"error: {bundle}: {len(outcome.findings)} of {len(trusted.targets)} files are not as signed\n       Do not use this bundle. Copy it again from its source and verify the copy.",
-            markup=False,
-        )
+        wrong = f"{len(outcome.findings)} of {len(trusted.targets)} files are not as signed"
+        remedy = "Do not use this bundle. Copy it again from its source and verify the copy."
+        screen.error(TrustError(wrong, where=str(bundle), remedy=remedy))
     return Exit.UNTRUSTED
 
 

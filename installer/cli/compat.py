@@ -31,7 +31,7 @@ def check(
       appliance check bundles/vllm-cuda.yml
       appliance check bundles/vllm-cuda.yml --json
     """
-    from engine.errors import Exit
+    from engine.errors import Exit, InputError
     from installer import definition, lockfile
 
     screen = screen_of(ctx)
@@ -44,13 +44,11 @@ def check(
     if failures:
         screen.result(data, _table(findings))
         if not screen.json_output:
-            screen.err.print(
-                f"error: {definition_file}: {failures} choices cannot work together\n       Correct the definition and lock again.",
-                markup=False,
-            )
+            wrong = f"{failures} choices cannot work together"
+            screen.error(InputError(wrong, where=str(definition_file), remedy="Correct the definition and lock again."))
         raise typer.Exit(Exit.USAGE)
     if findings and not screen.json_output:
-        screen.out.print(_table(findings))
+        screen.show(_table(findings))
     screen.result(data, f"{parsed.release} fits together: {len(locked.artifacts)} artifacts, {verdict}")
 
 

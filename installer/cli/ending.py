@@ -7,31 +7,51 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from engine import refusals
 from engine.errors import ApplianceError, Exit
+from installer.cli import streams
 from installer.cli.screen import Screen
 
 
 def run(screen: Screen, command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its code; every failure ends in one message."""
     os.umask(0o022)  # a bundle is read by other users; what is secret gets its mode where it is made
+    streams.settle()
+    code = _code(screen, command)
+    streams.abandon()
+    sys.exit(code)
+
+
+def _code(screen: Screen, command: Callable[[], int]) -> int:
     try:
-        sys.exit(command())
+        code = command()
+        with streams.results():
+            pass  # what is still in the buffer arrives, or the command has failed
+        return code
     except ApplianceError as error:
-        screen.error(error)
-        sys.exit(error.exit_code)
+        return _failed(screen, error)
     except KeyboardInterrupt:
         screen.say("Interrupted. The same command continues where it stopped.")
-        sys.exit(Exit.INTERRUPTED)
+        return Exit.INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
-        sys.exit(Exit.FAILED)
+        return Exit.FAILED  # the reader left; nothing more to say
     except Exception as error:
-        if os.environ.get("APPLIANCE_DEBUG"):
-            raise
-        screen.error(
-            ApplianceError(
-                f"internal error: {type(error).__name__}: {error}",
-                remedy="Run again with APPLIANCE_DEBUG=1 and report what it prints.",
-            )
-        )
-        sys.exit(Exit.FAILED)
+        return _unexpected(screen, error)
+
+
+def _unexpected(screen: Screen, error: Exception) -> int:
+    """What the system refused of a path, in a sentence; anything else is a fault of the program and shown as one."""
+    if os.environ.get("APPLIANCE_DEBUG"):
+        raise error
+    if found := refusals.explained(error):
+        return _failed(screen, found)
+    said = ApplianceError(
+        f"internal error: {type(error).__name__}: {error}",
+        remedy="Run again with APPLIANCE_DEBUG=1 and report what it prints.",
+    )
+    return _failed(screen, said)
+
+
+def _failed(screen: Screen, error: ApplianceError) -> int:
+    screen.error(error)
+    return error.exit_code

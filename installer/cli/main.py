@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -64,7 +65,8 @@ def _command(args: list[str]) -> int:
     try:
         code = get_command(app)(args=args, prog_name="appliance", standalone_mode=False)
     except ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # where standard error takes no more, the exit code remains
+            error.show()
         return Exit.USAGE
     except typer.Abort as error:
         raise KeyboardInterrupt from error

@@ -18,7 +18,21 @@ def screen_of(ctx: typer.Context) -> Screen:
 
 
 def _home(kind: str, fallback: str) -> Path:
-    return Path(os.environ.get(f"XDG_{kind}_HOME", "") or Path.home() / fallback) / "appliance"
+    """Where this user's files of a kind are, as the XDG specification says: a relative path in the variable counts as none.
+
+    Raises:
+        InputError: neither the environment nor the list of users names a home directory.
+    """
+    if (named := Path(os.environ.get(f"XDG_{kind}_HOME", ""))).is_absolute():
+        return named / "appliance"
+    try:
+        return Path.home() / fallback / "appliance"
+    except RuntimeError as error:
+        from engine.errors import InputError
+
+        raise InputError(
+            "this user has no home directory", remedy="Set HOME, or name the directory with --keys and --cache."
+        ) from error
 
 
 def default_keys() -> Path:

@@ -1,15 +1,13 @@
-"""What is generated from the commands themselves: docs/cli.md and the top-level help that installer.cli.start keeps."""
+"""docs/cli.md, generated from the commands themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import typer
 from typer.main import get_command
 
-from installer.cli import start
 from installer.cli.main import app
 
 HEAD = """# Commands
@@ -50,14 +48,5 @@ def _pages(command: Any, context: typer.Context) -> Iterator[str]:
     yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
 
 
-def top(width: int) -> str:
-    """The top-level help on a terminal of ``width`` columns."""
-    command = get_command(app)
-    context = typer.Context(command, info_name="appliance", terminal_width=width - 2, **command.context_settings)
-    return command.get_help(context) + "\n"
-
-
 if __name__ == "__main__":
-    for columns in start.WIDTHS:
-        Path(start.help_file(columns)).write_text(top(columns))
     print(render(), end="")  # noqa: T201

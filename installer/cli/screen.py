@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import ApplianceError
 from engine.report import printable
+from installer.cli import streams
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,12 +49,18 @@ class Screen:
     # -- results and remarks ------------------------------------------------------------------
     def result(self, data: Any, human: RenderableType | None = None) -> None:
         """Print the command's result: ``data`` as JSON, or ``human`` for people."""
-        if self.json_output:
-            sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
-        elif isinstance(human, str):
-            sys.stdout.write(printable(human) + "\n")
-        elif human is not None:
-            self.out.print(human)
+        with streams.results() as out:
+            if self.json_output:
+                out.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+            elif isinstance(human, str):
+                out.write(printable(human) + "\n")
+            elif human is not None:
+                self.out.print(human)
+
+    def show(self, table: RenderableType) -> None:
+        """Something for people before the result."""
+        with streams.results():
+            self.out.print(table)
 
     def say(self, text: str) -> None:
         """One line on standard error; above the bars while there are any."""
@@ -61,17 +69,21 @@ class Screen:
         if self._bars:
             self._bars.console.print(printable(text))
         else:
-            sys.stderr.write(printable(text) + "\n")
+            streams.tell(printable(text))
 
     def error(self, error: ApplianceError) -> None:
         """Say what happened, where, and how to mend it."""
         if self.json_output:
             body = {"what": error.what, "where": error.where, "remedy": error.remedy, "exit_code": int(error.exit_code)}
-            sys.stdout.write(json.dumps({"error": body}, indent=2, sort_keys=True) + "\n")
+            with (
+                contextlib.suppress(ApplianceError, BrokenPipeError),
+                streams.results() as out,
+            ):  # the exit code remains
+                out.write(json.dumps({"error": body}, indent=2, sort_keys=True) + "\n")
             return
         where = f"{error.where}: " if error.where else ""
         remedy = f"\n       {error.remedy}" if error.remedy else ""
-        sys.stderr.write(printable(f"error: {where}{error.what}{remedy}") + "\n")
+        streams.tell(printable(f"error: {where}{error.what}{remedy}"))
 
     # -- progress -----------------------------------------------------------------------------
     def __enter__(self) -> Screen:

@@ -18,16 +18,15 @@ def new(ctx: typer.Context, directory: Annotated[Path, typer.Argument(help="Dire
 
     Example: appliance site new ./site
     """
-    import shutil
-
+    from engine import durable
     from engine.errors import InputError
     from installer import product
 
-    if directory.exists():
+    if directory.exists() or directory.is_symlink():
         raise InputError(
             "there is something already", where=str(directory), remedy="Name a directory that does not exist."
         )
-    shutil.copytree(product.data("inventories") / "example", directory)
+    durable.copy_tree(product.data("inventories") / "example", directory)
     screen_of(ctx).result(
         {"inventory": str(directory)}, f"Wrote {directory}: change hosts.yml and group_vars/all/site.yml"
     )

@@ -50,7 +50,7 @@ def status(
 
     screen = screen_of(ctx)
     if offline or inventory is None:
-        known = records.control(str(depot), str(ca), str(runs))
+        known = records.control(depot, ca, runs)
         screen.result({"control": known}, "\n".join(records.lines(known)))
         if any(severity == "fail" for severity, _, _ in records.findings(known)):
             raise typer.Exit(Exit.NODE)

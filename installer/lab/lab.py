@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from engine import durable
 from engine.errors import ApplianceError, InputError, ResourceError
-from engine.process import run
+from engine.process import run, which
 from engine.report import Report, Silent
 from installer.lab import cgroups, disk, network, node, rootfs, state
 from installer.lab.plan import RELEASES, Bind, Node, check_name, free_network, names_of, nodes_of, parse_binds
@@ -106,7 +105,7 @@ def demand_root_and_tools() -> None:
         "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "nft": "nftables", "ip": "iproute2",
         "ssh": "openssh-client", "ssh-keygen": "openssh-client", "mount": "mount",
     }  # fmt: skip
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+    missing = [tool for tool in tools if which(tool) is None]
     if missing:
         packages = " ".join(dict.fromkeys(tools[m] for m in missing))
         raise ResourceError(f"{', '.join(missing)} is not installed", remedy=f"Install it: apt-get install {packages}")

@@ -1,13 +1,9 @@
-"""What Ansible says of an inventory, asked beside whatever the caller does meanwhile.
-
-`ansible-inventory` takes as long as loading the modules of an install does: a command asks first and loads then.
-"""
+"""What Ansible says of an inventory."""
 
 from __future__ import annotations
 
 import json
 import sysconfig
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +17,6 @@ def ansible_inventory() -> str:
     """The program that belongs to this Python; the one on the path otherwise."""
     binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
     return str(binary) if binary.exists() else binary.name
-
-
-_begun: dict[Path, Future[Listing]] = {}
-
-
-def begin(path: Path) -> None:
-    """Ask now, for the next ``listing`` of this path."""
-    pool = ThreadPoolExecutor(1)
-    _begun[path] = pool.submit(ask, path)
-    pool.shutdown(wait=False)
-
-
-def listing(path: Path) -> Listing:
-    """What was begun for ``path``, used once, or else ``ask``; raises what that raises."""
-    begun = _begun.pop(path, None)
-    return begun.result() if begun else ask(path)
 
 
 def ask(path: Path) -> Listing:

@@ -94,7 +94,7 @@ def control(inventory: Inventory, places: Places) -> dict[str, str]:
     hosts = [{"name": h.name, "address": h.address, "groups": list(h.groups)} for h in inventory.hosts]
     found = {
         "inventory.json": {"hosts": hosts, "site": inventory.site.model_dump(mode="json")},
-        "records.json": records.control(str(places.depot), str(places.ca), str(places.runs)),
+        "records.json": records.control(places.depot, places.ca, places.runs),
         "versions.json": _versions(),
     }
     texts = {name: _document(value).decode() for name, value in found.items()}

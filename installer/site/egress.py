@@ -102,7 +102,7 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
     except ValueError as error:
         found.problems.append(str(error))
         return found
-    judge(found, export, pin.read_text().strip(), memory, now=datetime.now(UTC), late_after=late_after)
+    judge(found, export, pin.read_text(errors="replace").strip(), memory, now=datetime.now(UTC), late_after=late_after)
     return _remember(seen, found, export)
 
 

@@ -78,7 +78,7 @@ def load(path: Path) -> Inventory:
     Raises:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
-    data = ansiblelist.listing(path)
+    data = ansiblelist.ask(path)
     hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
     hosts = _hosts(path, data, hostvars)
     site = _site(path, next(iter(hostvars.values())))
@@ -132,6 +132,14 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
     return tuple(hosts)
 
 
+def _key_file(key: str) -> str:
+    """``~`` as the user's home directory; where there is none, ssh says what it cannot find."""
+    try:
+        return str(Path(key).expanduser())
+    except RuntimeError:
+        return key
+
+
 def _connection(path: Path, host: Host, variables: dict[str, Any]) -> Connection:
     """The variables of Ansible's ssh connection that a site has a use for, under both of their names."""
 
@@ -155,7 +163,7 @@ def _connection(path: Path, host: Host, variables: dict[str, Any]) -> Connection
         address=host.address,
         port=int(port or 0),
         user=of("ansible_user", "ansible_ssh_user"),
-        key=str(Path(key).expanduser()) if key else "",
+        key=_key_file(key) if key else "",
         arguments=tuple(arguments),
         python=of("ansible_python_interpreter") or "/usr/bin/python3",
         unsupported=secret or ("" if plugin in ("ssh", "smart") else f"ansible_connection: {plugin}"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.blobs import hash_file
-from engine.errors import ApplianceError
+from engine.errors import ApplianceError, NodeError
 from engine.report import Report
 from engine.trust import Target
 from installer.depot import targets_of
@@ -35,7 +35,7 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
     hosts = [h for h in inventory.nodes if h.name in chosen]
     now = unchanged.ask(inventory, hosts)
     if lost := [n for n in now.values() if not n.reached]:
-        raise ApplianceError(
+        raise NodeError(
             f"{lost[0].node} cannot be asked: {lost[0].drift[0]}",
             where=str(inventory.path),
             remedy="Mend it, or leave it out with --limit.",

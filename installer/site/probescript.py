@@ -79,6 +79,7 @@ def errand_modules() -> dict[str, Path]:
         "nft",
         "printable",
         "probe",
+        "refusals",
         "strictjson",
     )
     mine = [*(base / f"{n}.py" for n in names), *sorted((base / "daytwo").glob("*.py"))]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine import durable
 from engine.errors import ResourceError
-from engine.process import run
+from engine.process import run, which
 
 START_S = 10.0
 
@@ -90,7 +90,7 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls, piece_lists:
     Raises:
         ResourceError: nginx is missing, or the port is taken.
     """
-    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    nginx = which("nginx")
     if nginx is None:
         raise ResourceError(
             "nginx is not installed on this control host", remedy="Install it: apt-get install nginx-light"

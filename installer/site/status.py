@@ -90,7 +90,7 @@ def status(
     hosts = errand.nodes(inventory, limit)
     replies = errand.everywhere(hosts, one)
     nodes = tuple(judged(h, r, inventory, at) for h, r in zip(hosts, replies, strict=True))
-    known = records.control(str(places.depot), str(places.ca), str(places.runs), at.timestamp())
+    known = records.control(places.depot, places.ca, places.runs, at)
     found = [
         Finding("control", "fail" if s == "fail" else "warn", what, remedy)
         for s, what, remedy in records.findings(known)

@@ -13,6 +13,7 @@ from engine.errors import InputError
 
 VARIABLE = "APPLIANCE_PASSPHRASE_FILE"
 MIN_LENGTH = 12
+MAX_BYTES = 4096
 
 
 def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str:
@@ -62,11 +63,23 @@ def _from_file(file: Path) -> str:
 def _read(file: Path) -> str:
     try:
         info = file.stat()
-        text = file.read_text().rstrip("\n")
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)
+        text = raw.decode().rstrip("\n")
     except OSError as error:
         raise InputError(
             f"cannot read the passphrase file: {error.strerror}", where=str(file), remedy="Check its name."
         ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the passphrase file is not text", where=str(file), remedy="Write the passphrase there as UTF-8."
+        ) from error
+    if len(raw) > MAX_BYTES:
+        raise InputError(
+            f"the passphrase file is larger than {MAX_BYTES} bytes",
+            where=str(file),
+            remedy="Name a file with one line.",
+        )
     if info.st_mode & 0o077:
         raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
     return text

@@ -20,7 +20,6 @@ from tests.bench import (
     rotating,
     runtimes,
     scaling,
-    starting,
     table,
     verifying,
     wheels,
@@ -28,7 +27,6 @@ from tests.bench import (
 from tests.demo import TREE
 
 GROUPS = {
-    "start": starting,
     "verify": verifying,
     "import": importing,
     "build": building,

@@ -32,7 +32,7 @@ CLAIMS = (
 OF_2GIB = ("verify-throughput", "verify-2GiB", "verify-2GiB-against-model-signing", "verify-cold")
 # Tools of the tests bring boto3 and python-pkcs11, and securesystemslib imports them where they are: 0.15 s that no user
 # waits for who verifies with the product alone.
-PROGRAM = "import sys; sys.modules.update(boto3=None, pkcs11=None); from installer.cli.start import main; main()"
+PROGRAM = "import sys; sys.modules.update(boto3=None, pkcs11=None); from installer.cli.main import main; main()"
 
 
 def pairs(work: Path, only: str) -> Iterator[Pair]:

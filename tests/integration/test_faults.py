@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +14,14 @@ import yaml
 
 from engine.errors import ResourceError
 from engine.verify import verify
+from installer.cli.main import main
 from installer.depot import Depot
 from tests.bundles import make
 from tests.demo import TREE, Demo
+from tests.kills import LIMIT, killed_at, steps_of
 
-BIG = 40  # files of 1 MiB: enough that a kill lands in the middle
+BIG = 12  # files of 1 MiB
+KILLS = 6  # places of a command, from its beginning to near its end
 
 
 @pytest.fixture(scope="module")
@@ -47,64 +47,68 @@ def definition(tmp_path_factory: pytest.TempPathFactory, demo: Demo) -> Path:
     return where / "kill.yml"
 
 
-def run_and_kill(demo: Demo, argv: list[str], after_s: float) -> int:
-    """Run a command in a process group of its own and kill it with SIGKILL after a while; its exit code."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "installer", *argv],
-        cwd=TREE,
-        env=demo.environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        return process.wait(after_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+def command(demo: Demo, *argv: str | Path) -> Callable[[], None]:
+    """The command line, to be run in a child of this process."""
+
+    def run() -> None:
+        os.environ.update(demo.environment)
+        os.chdir(TREE)
+        try:
+            main([str(a) for a in argv])
+        except SystemExit as ended:
+            if ended.code:
+                raise
+
+    return run
 
 
-def seconds_of(demo: Demo, argv: list[str]) -> float:
-    """How long a command takes here when nobody kills it; kills are placed within this time."""
-    begin = time.monotonic()
-    demo.appliance(*argv)
-    return time.monotonic() - begin
+def spread(steps: int) -> list[int]:
+    """Steps to kill at, from the first to one near the end: what threads do in another order, no run does with a fifth fewer."""
+    return [1 + steps * 8 * i // (10 * (KILLS - 1)) for i in range(KILLS)]
+
+
+def without(cache: Path, names: Iterable[str], where: Path) -> None:
+    """Make ``where`` the cache as it was before these contents were fetched. The files are the same: nothing changes a blob."""
+    shutil.rmtree(where, ignore_errors=True)
+    absent = set(names)
+    shutil.copytree(cache, where, copy_function=os.link, ignore=lambda _place, there: absent & set(there))
 
 
 def test_a_build_killed_anywhere_is_completed_by_the_next(demo: Demo, definition: Path, tmp_path: Path) -> None:
     """Invariant: OUT holds no bundle, or one that verifies; and one more run always makes one that verifies."""
-    out, cache = tmp_path / "out", tmp_path / "cache"
-    argv = ["build", "bundle", str(definition), "--out", str(out), "--cache", str(cache)]
+    out, cache, whole = tmp_path / "out", tmp_path / "cache", tmp_path / "whole"
     final, root = out / "kill-1.0.0", (demo.keys / "root.json").read_bytes()
-    whole = seconds_of(demo, argv)
-    killed = 0
-    for step in range(12):
-        if final.exists():  # an earlier run came through; the next one gets as much to do as the first
+    demo.appliance("build", "bundle", definition, "--out", tmp_path / "first", "--cache", whole)
+    files = [hashlib.sha256(f.read_bytes()).hexdigest() for f in definition.parent.glob("f*")]
+    build = command(demo, "build", "bundle", definition, "--out", out, "--cache", cache)
+
+    def prepare() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        without(whole, files, cache)
+
+    prepare()
+    for step in spread(steps_of(build)):
+        prepare()
+        assert killed_at(step, build)
+        if final.exists():
             assert verify(final, root).good
-            shutil.rmtree(final)
-            shutil.rmtree(cache)
-        killed += run_and_kill(demo, argv, whole * (0.3 + 0.06 * step)) == -signal.SIGKILL
-    assert killed >= 4
-    demo.appliance(*argv)
-    assert verify(final, root).good
-    assert {p.name for p in out.iterdir()} == {"kill-1.0.0", ".kill-1.0.0.lock"}
+        assert not killed_at(LIMIT, build)
+        assert verify(final, root).good
+        assert {p.name for p in out.iterdir()} == {"kill-1.0.0", ".kill-1.0.0.lock"}
 
 
 def test_an_import_killed_anywhere_is_completed_by_the_next(demo: Demo, tmp_path: Path) -> None:
     """Invariant: the depot shows no release, or a whole one; and no byte is copied twice in the end."""
     depot, root = tmp_path / "depot", demo.keys / "root.json"
-    argv = ["import", str(demo.bundle), "--depot", str(depot), "--root", str(root)]
-    whole = seconds_of(demo, argv)
-    killed = 0
-    for step in range(10):
+    take = command(demo, "import", demo.bundle, "--depot", depot, "--root", root)
+    for step in spread(steps_of(take)):
+        shutil.rmtree(depot)
+        assert killed_at(step, take)
         if Depot(depot).releases():
             assert verify(Depot(depot).view("demo-1.0.0"), root.read_bytes()).good
-            shutil.rmtree(depot)
-        killed += run_and_kill(demo, argv, whole * (0.3 + 0.06 * step)) == -signal.SIGKILL
-    assert killed >= 3
-    demo.appliance(*argv)
-    assert verify(Depot(depot).view("demo-1.0.0"), root.read_bytes()).good
-    assert not any((depot / "blobs" / "partial").iterdir())
+        assert not killed_at(LIMIT, take)
+        assert verify(Depot(depot).view("demo-1.0.0"), root.read_bytes()).good
+        assert not any((depot / "blobs" / "partial").iterdir())
 
 
 @pytest.fixture

@@ -1,15 +1,9 @@
-"""SIGKILL at every step that touches the disk: the next run completes what the killed one began, and nothing is half there.
-
-A child process runs the command; an audit hook counts what changes the file system and kills the child at the nth such
-event, for every n until the command comes through. Bytes already written survive, as they do when a process is killed.
-"""
+"""SIGKILL at every step that touches the disk: the next run completes what the killed one began, and nothing is half there."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,39 +15,11 @@ from installer.carry import delta, garbage, volumes
 from installer.carry.taking import take_in
 from installer.depot import Depot
 from tests.bundles import NOW, Bundle, MemoryKeys, make
+from tests.kills import killed_at
 
-CHANGES = {
-    "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.symlink", "os.utime"
-}  # fmt: skip
 FILES = {"models/m/big.bin": os.urandom(250_000), "files/a": b"a", "files/b": b"b" * 3000, "manifest.json": b"{}"}
 PIECE = 100_000
-LIMIT = 2000  # events; a command that needs more is not what these tests were made for
-
-
-def killed_at(step: int, command: Callable[[], object]) -> bool:
-    """Run ``command`` in a child that is killed at its nth change of the file system; False when it came through."""
-    pid = os.fork()
-    if pid == 0:
-        seen = 0
-
-        def hook(event: str, args: tuple[object, ...]) -> None:
-            nonlocal seen
-            writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-            if event in CHANGES or writes:
-                seen += 1
-                if seen == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            command()
-            os._exit(0)
-        except BaseException as error:
-            os.write(2, f"the command failed by itself: {error!r}\n".encode())
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the command failed by itself"
-    return os.WIFSIGNALED(status)
+LIMIT = 2000  # kills of one command
 
 
 def at_every_step(prepare: Callable[[], None], command: Callable[[], object], afterwards: Callable[[], None]) -> int:

@@ -22,8 +22,9 @@ from installer.carry.patching import Base, Patcher
 from installer.cli.options import default_cache
 from installer.depot import Depot
 from tests.bundles import NOW, MemoryKeys, make
-from tests.integration.test_kill_points import at_every_step, killed_at
+from tests.integration.test_kill_points import at_every_step
 from tests.integration.test_signing import People
+from tests.kills import killed_at
 from tests.patched import NEW, OLD
 
 OPTIONS = "-noappend -comp zstd -Xcompression-level 3 -b 128K -all-root -all-time 0 -no-xattrs -processors 2 -quiet"

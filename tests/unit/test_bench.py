@@ -57,7 +57,7 @@ def test_the_list_measures_nothing_and_names_every_claim(capsys: pytest.CaptureF
     main(["--list"])
     out = capsys.readouterr().out
     assert all(table.claim(c) in out for c in CLAIMS)
-    main(["--list", "start"])
+    main(["--list", "build"])
     assert "verify-2GiB" not in capsys.readouterr().out
 
 

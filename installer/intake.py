@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import TrustError
 from engine.tree import Entry, check_path, collisions
-from installer import chattemplate, modelcard, safetensors
+from installer import chattemplate, modelcard, modelshards, safetensors
 from installer.definition import Waiver
 
 WEIGHTS = ".safetensors"
@@ -118,6 +118,9 @@ def examine(
     for file in taken:
         findings += _content(file, read, tensors, documents)
     findings += _indexes(documents, tensors)
+    weights = [f.path for f in taken if f.path.lower().endswith(WEIGHTS)]
+    behind = {f.path for f in files if not _included(f.path, include)}
+    findings += [Finding("shards", path, fault) for path, fault in modelshards.faults(weights, behind)]
     if not tensors and not any(f.rule == "safetensors" for f in findings):
         findings.append(Finding("safetensors", "", "it has no safetensors file, so no weights that may cross"))
     paths = [f.path for f in taken]

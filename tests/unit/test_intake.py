@@ -293,6 +293,57 @@ def test_a_sound_index_passes(below: str) -> None:
     assert refusals({below + p: d for p, d in SHARDS.items()} | {below + INDEX: json.dumps(index).encode()}) == []
 
 
+def shards(*names: str) -> dict[str, bytes]:
+    """Sound weights under these names, each with a tensor of its own."""
+    return {f"{n}.safetensors": weights(f"t{i}") for i, n in enumerate(names)}
+
+
+WHOLE_SETS = [
+    ["model-00001-of-00002", "model-00002-of-00002"],
+    ["model-00000-of-00002", "model-00001-of-00002"],  # some tools count from 0
+    ["model-00001-of-000002", "model-00002-of-000002"],
+    ["consolidated-1-of-1"],
+    ["a-1-of-1", "b-1-of-2", "b-2-of-2", "sub/b-1-of-1", "model.fp16-1-of-1"],
+]
+
+
+@pytest.mark.parametrize("names", WHOLE_SETS, ids=lambda n: n[0])
+def test_whole_sets_of_shards_pass_with_or_without_an_index(names: list[str]) -> None:
+    assert refusals(shards(*names)) == []
+
+
+BROKEN_SETS = [
+    (
+        ["model-00001-of-00003", "model-00003-of-00003"],
+        "model-00001-of-00003",
+        "one of 3 shards, of which 2 is missing",
+    ),
+    (["model-00002-of-00002"], "model-00002-of-00002", "one of 2 shards, of which 1 is missing"),
+    (["model-00000-of-00003", "model-00002-of-00003"], "model-00000-of-00003", "of which 1 is missing"),
+    (["consolidated_1-of-4"], "consolidated_1-of-4", "of which 2, 3, 4 are missing"),
+    (["sub/x-1-of-1", "sub/y-1-of-2"], "sub/y-1-of-2", "of which 2 is missing"),
+    (["M-1-of-999999999"], "M-1-of-999999999", "of which 2, 3, 4, 5, 6 and 999999993 more are missing"),
+    (["model-1-of-2", "model-2-of-2", "model-1-of-3"], "model-1-of-2", "beside it are shards of sets of 2 and of 3"),
+    (["model-1-of-2", "model-2-of-2", "model-01-of-2"], "model-1-of-2", "shard 1 of 2, and so is model-01-of-2"),
+    (["model-1-of-2", "model-2-of-2", "model-3-of-2"], "model-3-of-2", "it is number 3 of a set that ends at 2"),
+    (["model-0-of-2", "model-1-of-2", "model-2-of-2"], "model-2-of-2", "it is number 2 of a set that ends at 1"),
+]
+
+
+@pytest.mark.parametrize(("names", "path", "reason"), BROKEN_SETS, ids=[r for _, _, r in BROKEN_SETS])
+def test_shards_whose_names_say_that_others_are_missing_are_refused(names: list[str], path: str, reason: str) -> None:
+    finding = the_refusal(shards(*names))
+    assert (finding.rule, finding.path) == ("shards", f"{path}.safetensors")
+    assert reason in finding.reason
+
+
+def test_shards_that_include_leaves_out_are_missing_and_it_says_why() -> None:
+    files = shards("model-1-of-2", "model-2-of-2") | {INDEX: b'{"weight_map": {}}', "LICENSE": b"terms"}
+    (finding,) = examine(files, include=["model-1-*", "LICENSE"]).refused
+    assert (finding.rule, finding.path) == ("shards", "model-1-of-2.safetensors")
+    assert finding.reason.endswith("of which 2 is missing; include leaves shards of this set out")
+
+
 # -- licence ------------------------------------------------------------------------------------
 BARE = {k: v for k, v in GOOD.items() if k != "LICENSE"}
 

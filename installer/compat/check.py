@@ -19,7 +19,7 @@ RULES: tuple[Rule, ...] = (
     platform.wheels, platform.debs, platform.python,
     gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
     cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer,
-    driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
+    driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
 )  # fmt: skip
 
 

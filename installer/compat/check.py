@@ -8,7 +8,7 @@ from datetime import date
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from engine.errors import InputError
-from installer.compat import cuda, driver, gpu, platform
+from installer.compat import compiler, cuda, driver, gpu, platform
 from installer.compat.facts import Deb, Facts, Finding, Rule, Wheel
 from installer.definition import Definition
 from installer.kinds import debevidence
@@ -18,7 +18,7 @@ from installer.lockfile import Artifact, Lock
 RULES: tuple[Rule, ...] = (
     platform.wheels, platform.debs, platform.python,
     gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
-    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer,
+    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer, compiler.at_first_start,
     driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
 )  # fmt: skip
 
@@ -35,7 +35,7 @@ def gather(definition: Definition, lock: Lock, today: date) -> Facts:
         definition.target,
         tuple(_wheel(a) for a in lock.artifacts if a.path.endswith(".whl")),
         tuple(
-            Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2])
+            Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2], a.profiles)
             for a in lock.of_kind("debs")
             if not debevidence.is_evidence(a)
         ),
@@ -50,7 +50,7 @@ def _wheel(artifact: Artifact) -> Wheel:
         tags = frozenset()
     group = artifact.group if artifact.kind == "wheels" else f"{artifact.kind}/{artifact.group}"
     triples = tuple(sorted((t.interpreter, t.abi, t.platform) for t in tags))
-    return Wheel(group, canonicalize_name(artifact.name), artifact.version, triples)
+    return Wheel(group, canonicalize_name(artifact.name), artifact.version, triples, artifact.profiles)
 
 
 def require(findings: Iterable[Finding], where: str) -> None:

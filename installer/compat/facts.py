@@ -16,21 +16,23 @@ Severity = Literal["failure", "warning"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """One locked wheel. ``tags`` are (interpreter, ABI, platform) triples of its file name."""
+    """One locked wheel. ``tags`` are (interpreter, ABI, platform) triples of its file name; ``profiles`` the kinds of node."""
 
     group: str
     name: str
     version: str
     tags: tuple[tuple[str, str, str], ...]
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Deb:
-    """One locked Debian package."""
+    """One locked Debian package, and the kinds of node that get it."""
 
     name: str
     version: str
     arch: str
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

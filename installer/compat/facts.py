@@ -36,6 +36,15 @@ class Deb:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What the intake noted of a model in the lock: which of its rules, and what."""
+
+    model: str
+    rule: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything the rules may use. ``today`` decides which driver branches are over."""
 
@@ -43,6 +52,7 @@ class Facts:
     wheels: tuple[Wheel, ...]
     debs: tuple[Deb, ...]
     today: date
+    advice: tuple[Advice, ...] = ()
 
     def wheel(self, group: str, name: str) -> Wheel | None:
         """The wheel of that (canonical) name in one set."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import re
 import struct
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engine.errors import TrustError
 from engine.tree import Entry
-from installer import chattemplate, intake, modelcard
-from installer.definition import Waiver
+from installer import chattemplate, intake, modelcard, modelneeds
+from installer.compat.check import check, gather
+from installer.definition import Definition, Waiver
 from installer.intake import Finding, Verdict
+from installer.lockfile import Artifact, Lock
 
 TENSOR = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
 
@@ -436,7 +443,7 @@ def test_a_licence_waiver_is_noted_beside_every_file() -> None:
     verdict = examine(BARE, waivers=[Waiver(rule="licence", reason="our own training run")])
     assert (verdict.refused, verdict.licence) == ((), "")
     for path in BARE:
-        assert verdict.notes(path)[0].startswith("waiver licence: our own training run")
+        assert any(n.startswith("waiver licence: our own training run") for n in verdict.notes(path))
 
 
 @pytest.mark.parametrize("rule", CASES)
@@ -466,3 +473,104 @@ def test_what_has_no_waiver_says_so() -> None:
         assert caught.value.remedy.startswith("There is no waiver for these rules.")
     mixed = examine(GOOD | {"m.py": b"", "x.json": b"{"})
     assert intake.remedy(mixed.refused).endswith("There is no waiver for the other rules.")
+
+
+# -- advice: what nothing refuses and a server misses --------------------------------------------
+TEMPLATE = b"{% for m in messages %}{{ m.content }}{% endfor %}"
+CHATS: list[dict[str, bytes]] = [
+    {"chat_template.jinja": TEMPLATE},
+    {"tokenizer_config.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"tokenizer_config.json": json.dumps({"chat_template": [{"name": "default", "template": "x"}]}).encode()},
+    {"chat_template.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"processor_config.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"tekken.json": b"{}"},
+    {"tokenizer.model.v3": b"\x0a\x05words"},
+]
+
+
+def advice(files: dict[str, bytes], **options: Any) -> dict[str, str]:
+    return {f.rule: f.reason for f in examine(files, **options).advice}
+
+
+@pytest.mark.parametrize("more", CHATS, ids=lambda m: next(iter(m)))
+def test_a_model_that_says_how_a_chat_is_written_needs_no_advice(more: dict[str, bytes]) -> None:
+    assert advice(GOOD | more) == {}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"tokenizer_config.json": b"{}"},
+        {"tokenizer_config.json": b'{"chat_template": null}'},
+        {"config.json": b'{"architectures": ["LlamaForCausalLM"]}'},
+        {"config.json": b'{"architectures": [1]}'},
+        {"config.json": b"[]"},
+        {"sub/chat_template.jinja": TEMPLATE},  # no server looks there
+        {"tokenizer.model": b"\x0a\x05words"},
+    ],
+)
+def test_a_model_without_a_chat_template_is_told_of(more: dict[str, bytes]) -> None:
+    assert advice(GOOD | more)["chat-template"].startswith("it has no chat template: clients cannot chat with it")
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "XLMRobertaForSequenceClassification"])
+def test_a_model_that_generates_nothing_needs_no_chat_template(architecture: str) -> None:
+    assert advice(GOOD | {"config.json": json.dumps({"architectures": [architecture]}).encode()}) == {}
+
+
+# What each of these forms of a model has beside its weights; a definition's include must not leave any of it out unnoticed.
+FORMS: dict[str, tuple[str, ...]] = {
+    "llama": ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
+    "bpe": ("merges.txt", "vocab.json", "added_tokens.json", "chat_template.json", "preprocessor_config.json"),
+    "sentencepiece": ("tokenizer.model", "tokenizer_config.json", "model.safetensors.index.json"),
+    "tiktoken": ("qwen.tiktoken", "tokenizer_config.json"),
+    "mistral": ("params.json", "tekken.json", "tokenizer.model.v3"),
+    "vision": ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json", "chat_template.jinja"),
+    "embedding": ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json", "vocab.txt"),
+    "quantized": ("hf_quant_config.json", "quantize_config.json", "additional_chat_templates/tools.jinja"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_include_that_leaves_out_what_a_server_reads_is_told_of(form: str) -> None:
+    files = (
+        GOOD
+        | dict.fromkeys(FORMS[form], b"{}")
+        | {"README.md": b"# card", "loss.png": b"x", ".cache/tokenizer.json": b""}
+    )
+    told = advice(files, include=["model.safetensors", "config.json", "LICENSE"])["model-files"]
+    assert told == f"include leaves out what a server reads: {', '.join(sorted(FORMS[form]))}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_include_that_the_documentation_shows_brings_what_a_server_reads(form: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/models.md").read_text()
+    (shown,) = (
+        m for m in yaml.safe_load(re.findall(r"```yaml\n(models:.*?)```", page, re.DOTALL)[0])["models"] if "hub" in m
+    )
+    behind = [p for p in FORMS[form] if not any(fnmatch.fnmatchcase(p, pattern) for pattern in shown["include"])]
+    assert modelneeds.left_behind(behind) == []
+
+
+def test_advice_is_noted_once_in_the_lock_and_said_by_check() -> None:
+    files = GOOD | {"tokenizer.json": b"{}"}
+    verdict = examine(files, include=["*.safetensors", "config.json", "LICENSE"])
+    notes = {p: verdict.notes(p) for p in ("LICENSE", "config.json", "model.safetensors")}
+    assert [len(n) for n in notes.values()] == [2, 0, 0]
+    artifacts = tuple(
+        Artifact(
+            path=f"models/m/{path}", kind="models", group="m", name="m", size=1, sha256="0" * 64, source="https://example.org/x",
+            notes=("waiver licence: because", *told), profiles=("gpu",),
+        )
+        for path, told in notes.items()
+    )  # fmt: skip
+    definition = Definition.model_validate(
+        {"schema": 1, "name": "t", "version": "1.0", "target": {"os": "debian-12", "python": "3.11"}}
+    )
+    lock = Lock(name="t", version="1.0", definition_sha256="", artifacts=artifacts)
+    said = {f.rule: f for f in check(gather(definition, lock, date(2026, 11, 21)))}
+    assert said.keys() == {"model-files", "chat-template"}
+    assert {f.severity for f in said.values()} == {"warning"}
+    assert said["model-files"].what == "models/m: include leaves out what a server reads: tokenizer.json"
+    assert "no chat template" in said["chat-template"].what

@@ -47,7 +47,7 @@ def folder_has_template(folder: Path) -> bool:
         with (folder / name).open("rb") as file:
             return file.read(n)
 
-    return has_template([p.name for p in folder.iterdir() if p.is_file()], read)
+    return has_template([p.name for p in folder.iterdir()], read)
 
 
 def _said(raw: bytes) -> bool:

@@ -68,7 +68,10 @@ def _url(address: str, port: int) -> str:
 def _chats(view: Path | None, service: Service) -> bool | None:
     """Whether the model of a service has a chat template; None where that cannot be known here."""
     folder = view / "content" / "models" / service.model if view else None
-    return chat.folder_has_template(folder) if folder and folder.is_dir() else None
+    try:
+        return chat.folder_has_template(folder) if folder and folder.is_dir() else None
+    except OSError:
+        return None
 
 
 def _prove(gateway: str, url: str, service: Service, client: controlpki.ClientTls, chats: bool | None) -> Proof:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine import strictjson
+from engine import chat, strictjson
 from engine.errors import ApplianceError, InputError
 
 MAX_ANSWER = 1 << 20  # bytes; a completion of one token is a few hundred
@@ -51,11 +51,12 @@ Target = Path | Https  # a path is a unix socket
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. ``seconds`` is the time to the whole answer."""
+    """What the model said. ``seconds`` is the time to the whole answer, ``endpoint`` what was asked."""
 
     model: str
     tokens: int
     seconds: float
+    endpoint: str
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -71,18 +72,22 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask_token(target: Target, model: str, timeout_s: float) -> Answer:
+def ask_token(target: Target, model: str, timeout_s: float, *, chats: bool = False) -> Answer:
     """One generated token. No redirect is followed, and the answer is at most ``MAX_ANSWER`` bytes.
 
-    A plain completion rather than a chat: it needs no chat template, so it works for every model that generates.
+    Args:
+        chats: ask as clients do, in messages: for a model that has a chat template. A plain completion needs none.
 
     Raises:
         ApplianceError: no connection, no whole answer within ``timeout_s`` seconds, another status than 200, or an
             answer without a token.
     """
     begin = time.monotonic()
-    body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "stream": False}
-    return Answer(model, _tokens(_completion(target, body, timeout_s), target), round(time.monotonic() - begin, 3))
+    endpoint = chat.CHAT if chats else chat.COMPLETIONS
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}]} if chats else {"prompt": PROMPT}
+    body = {"model": model, **asked, "max_tokens": 1, "temperature": 0, "stream": False}
+    tokens = _tokens(_ask(target, endpoint, body, timeout_s), target)
+    return Answer(model, tokens, round(time.monotonic() - begin, 3), endpoint)
 
 
 def complete(target: Target, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def complete(target: Target, body: Mapping[str, Any], timeout_s: float) -> dict[
     Raises:
         ApplianceError: as for ``ask_token``; or the answer is no JSON object.
     """
-    raw = _completion(target, body, timeout_s)
+    raw = _ask(target, chat.COMPLETIONS, body, timeout_s)
     try:
         found = strictjson.loads(raw)
     except ValueError as error:
@@ -101,8 +106,8 @@ def complete(target: Target, body: Mapping[str, Any], timeout_s: float) -> dict[
     return found
 
 
-def _completion(target: Target, body: Mapping[str, Any], timeout_s: float) -> bytes:
-    status, raw = _post(target, "/v1/completions", json.dumps(body), timeout_s)
+def _ask(target: Target, endpoint: str, body: Mapping[str, Any], timeout_s: float) -> bytes:
+    status, raw = _post(target, endpoint, json.dumps(body), timeout_s)
     if status != 200:
         raise _failure(target, f"the model answers {status}: {raw[:SHOWN].decode(errors='replace')}")
     if len(raw) > MAX_ANSWER:
@@ -110,7 +115,9 @@ def _completion(target: Target, body: Mapping[str, Any], timeout_s: float) -> by
     return raw
 
 
-def wait_for_token(target: Target, model: str, timeout_s: float, *, alive: Callable[[], bool] = lambda: True) -> Answer:
+def wait_for_token(
+    target: Target, model: str, timeout_s: float, *, chats: bool = False, alive: Callable[[], bool] = lambda: True
+) -> Answer:
     """Ask until a token comes. Only a server that does not listen yet is asked again; a wrong answer fails at once.
 
     Args:
@@ -123,7 +130,7 @@ def wait_for_token(target: Target, model: str, timeout_s: float, *, alive: Calla
     while True:
         try:
             # The first token of a large model compiles kernels, so an attempt may take all the time that is left.
-            return ask_token(target, model, max(1.0, deadline - time.monotonic()))
+            return ask_token(target, model, max(1.0, deadline - time.monotonic()), chats=chats)
         except ApplianceError as error:
             if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
                 raise
@@ -144,17 +151,33 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cert", type=Path, help="with --url: certificate to show")
     parser.add_argument("--key", type=Path, help="with --url: its key")
     parser.add_argument("--model", required=True, help="name that the model is served by")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIRECTORY",
+        help="of the served model: with a chat template in it a chat is asked for; without it, or without this option, a completion",
+    )
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--wait", action="store_true", help="wait for a server that is starting")
     parser.add_argument("--pid", type=int, help="with --wait: give up when this process is gone")
     options = parser.parse_args(argv)
     target = options.socket or _https(options.url, options.ca, options.cert, options.key)
+    chats = _chats(options.folder) if options.folder else False
     if options.wait:
-        answer = wait_for_token(target, options.model, options.timeout, alive=_watch(options.pid))
+        answer = wait_for_token(target, options.model, options.timeout, chats=chats, alive=_watch(options.pid))
     else:
-        answer = ask_token(target, options.model, options.timeout)
+        answer = ask_token(target, options.model, options.timeout, chats=chats)
     print(json.dumps(asdict(answer)))  # noqa: T201
     return 0
+
+
+def _chats(folder: Path) -> bool:
+    try:
+        return chat.folder_has_template(folder)
+    except OSError as error:
+        raise InputError(
+            f"the model's folder cannot be read: {error.strerror}", where=str(folder), remedy="Correct --folder."
+        ) from error
 
 
 def _post(target: Target, path: str, body: str, timeout_s: float) -> tuple[int, bytes]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import TrustError
 from engine.tree import Entry, check_path, collisions
-from installer import chattemplate, modelcard, safetensors
+from installer import chattemplate, modelcard, modelneeds, modelshards, safetensors
 from installer.definition import Waiver
 
 WEIGHTS = ".safetensors"
@@ -38,6 +38,7 @@ PYTHON = re.compile(r"\.(py|pyc|pyo|pyd|pyx|pyw|pyz|so|whl|egg|ipynb)$", re.IGNO
 CODE_MAGIC = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\x1f\x8b|\x7fELF")
 SENTENCEPIECE = b"\x0a"  # first field of the tokenizer's protocol buffer
 KINDS = {"link": "symbolic link", "special": "socket, pipe or device"}
+ADVICE = "advice "  # how such a note of the lock begins; `appliance check` reads them there
 WAIVABLE = frozenset({"pickle", "python", "auto-map", "licence"})
 Read = Callable[[str, int], bytes]  # path, n: the first n bytes of the file, fewer when it is shorter
 
@@ -56,7 +57,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome. ``waived`` pairs findings with the operator's reasons; ``licence`` is an SPDX expression."""
+    """The outcome. ``waived`` pairs findings with the operator's reasons; ``licence`` is an SPDX expression; ``advice`` is what nothing
+    refuses and a server will miss."""
 
     taken: tuple[Entry, ...]
     left_out: tuple[str, ...]
@@ -64,10 +66,13 @@ class Verdict:
     waived: tuple[tuple[Finding, str], ...]
     unused: tuple[str, ...]
     licence: str
+    advice: tuple[Finding, ...] = ()
 
     def notes(self, path: str) -> tuple[str, ...]:
-        """What a reviewer must see beside this file: the waivers it, or the whole model, needs."""
-        return tuple(sorted({f"waiver {f.rule}: {why} ({f.reason})" for f, why in self.waived if f.path in ("", path)}))
+        """What a reviewer must see beside this file: the waivers it, or the whole model, needs; beside the first, the advice."""
+        waivers = {f"waiver {f.rule}: {why} ({f.reason})" for f, why in self.waived if f.path in ("", path)}
+        advice = {f"{ADVICE}{f.rule}: {f.reason}" for f in self.advice if path == self.taken[0].path}
+        return tuple(sorted(waivers | advice))
 
     def remarks(self) -> Iterator[str]:
         """What an operator should know though nothing is wrong with it."""
@@ -118,6 +123,9 @@ def examine(
     for file in taken:
         findings += _content(file, read, tensors, documents)
     findings += _indexes(documents, tensors)
+    weights = [f.path for f in taken if f.path.lower().endswith(WEIGHTS)]
+    behind = {f.path for f in files if not _included(f.path, include) and not _hidden(f.path)}
+    findings += [Finding("shards", path, fault) for path, fault in modelshards.faults(weights, behind)]
     if not tensors and not any(f.rule == "safetensors" for f in findings):
         findings.append(Finding("safetensors", "", "it has no safetensors file, so no weights that may cross"))
     paths = [f.path for f in taken]
@@ -135,7 +143,17 @@ def examine(
         waived=tuple((f, reasons[f.rule]) for f in findings if f.rule in reasons),
         unused=tuple(sorted(r for r in reasons if r not in needed)),
         licence=licence,
+        advice=tuple(_advice(paths, behind, read, documents.get("config.json"))),
     )
+
+
+def _advice(paths: Sequence[str], behind: Iterable[str], read: Read, config: Any) -> Iterator[Finding]:
+    """What is not wrong, and what a server misses in the folder."""
+    if missed := modelneeds.left_behind(behind):
+        told = ", ".join(missed[:8]) + (f" and {len(missed) - 8} more" if len(missed) > 8 else "")
+        yield Finding("model-files", "", f"include leaves out what a server reads: {told}")
+    if modelneeds.without_template(paths, read, config):
+        yield Finding("chat-template", "", "it has no chat template: clients cannot chat with it, and the install's proof asks for a plain completion")  # fmt: skip
 
 
 def _sort(files: Sequence[Entry], include: Sequence[str]) -> tuple[list[Entry], list[str], list[Finding]]:
@@ -145,7 +163,7 @@ def _sort(files: Sequence[Entry], include: Sequence[str]) -> tuple[list[Entry], 
         path = file.path
         if problem := _path_problem(path):
             findings.append(Finding("path", ascii(path), problem))
-        elif any(part.startswith(".") for part in path.split("/")) or not _included(path, include):
+        elif _hidden(path) or not _included(path, include):
             continue
         elif file.kind != "file":
             findings.append(Finding("link", path, f"it is a {KINDS[file.kind]}, not a file of its own"))
@@ -164,6 +182,10 @@ def _sort(files: Sequence[Entry], include: Sequence[str]) -> tuple[list[Entry], 
     for one, other in collisions([f.path for f in taken]):
         findings.append(Finding("path", other, f"on media that ignore case it is the same file as {one}"))
     return taken, left_out, findings
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _included(path: str, include: Sequence[str]) -> bool:

@@ -33,6 +33,7 @@ def deb(name: str, version: str = "1.0", arch: str = "amd64") -> Deb:
 CLOSURE = (
     wheel("torch", "2.13.0", f"cp312-cp312-{X86}"),
     wheel("vllm", "0.32.0", f"cp38-abi3-{X86}"),
+    wheel("triton", "3.8.0", f"cp312-cp312-{X86}"),
     wheel("nvidia-cuda-runtime", "13.0.96", "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64"),
     wheel("nvidia-cuda-nvcc", "13.0.88", "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64"),
     wheel("cuda-python", "13.4.4"),
@@ -52,6 +53,7 @@ DEBS = (
     deb("dkms"),
     deb("gcc"),
     deb("make"),
+    deb("libpython3.12-dev"),
     deb(f"linux-headers-{KERNEL}"),
     deb(f"linux-image-{KERNEL}"),
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.chat import folder_has_template
 from engine.errors import ApplianceError
 from engine.firewall import Firewall
 from engine.preflight.gather import gather
@@ -23,9 +24,11 @@ TOKEN_S = 12.0  # a service that needs longer for one token is as good as away
 OPT = Path("/opt/appliance")
 PKI = Path("/etc/appliance/pki")
 UNITS = Path("/etc/systemd/system")
+CONFIGURATIONS = Path("/etc/appliance/vllm")
 VERIFICATION = Path("/var/lib/appliance/verification/state.json")
 PLACES = ("/", "/opt/appliance", "/var/lib/appliance", "/var/lib/appliance/blobs", "/var/log")
 MAX_PEM = 256 << 10  # bytes; a list of a thousand revocations is 60 kB
+MAX_YAML = 1 << 20
 _SHOWN = "Id,ActiveState,SubState,Result,NRestarts,ActiveEnterTimestamp,UnitFileState,MainPID"
 
 
@@ -67,11 +70,20 @@ def tokens(services: Mapping[str, str]) -> list[dict[str, Any]]:
     for name, served in sorted(services.items()):
         socket = Path("/run/appliance-vllm") / name / "api.sock"
         try:
-            told = ask_token(socket, served, TOKEN_S)
-            found.append({"service": name, "seconds": told.seconds, "error": ""})
+            told = ask_token(socket, served, TOKEN_S, chats=_chats(name))
+            found.append({"service": name, "seconds": told.seconds, "error": "", "endpoint": told.endpoint})
         except ApplianceError as error:
             found.append({"service": name, "seconds": 0.0, "error": error.what})
     return found
+
+
+def _chats(service: str) -> bool:
+    """Whether the model that the service was configured with has a chat template."""
+    named = re.search(r"^model: (\".*\")$", text(CONFIGURATIONS / f"{service}.yaml", MAX_YAML), re.MULTILINE)
+    try:
+        return named is not None and folder_has_template(Path(json.loads(named[1])))
+    except (OSError, ValueError):
+        return False  # the service itself will say what is wrong with its model
 
 
 def certificates() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.errors import InputError
 from installer import lockfile
 from installer.kinds import KindModule, Work, debs, files, images, models, own, wheels
@@ -27,9 +29,13 @@ def resolve(work: Work) -> Lock:
         UpstreamError: a source does not answer.
     """
     artifacts: list[Artifact] = []
-    for name, kind in KINDS.items():
+    # Packages first: the interpreter among them decides which wheels a runtime image needs.
+    for name, kind in sorted(KINDS.items(), key=lambda k: k[0] != "debs"):
         work.report.begin(f"lock {name}")
-        artifacts += kind.resolve(work)
+        found = kind.resolve(work)
+        artifacts += found
+        if name == "debs":
+            work = replace(work, packages=tuple(found))
         work.report.end(f"lock {name}")
     if not artifacts:
         raise InputError("the definition holds nothing", remedy="Add wheels, debs, images, models or files.")

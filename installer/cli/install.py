@@ -256,6 +256,8 @@ def _print(screen: Screen, outcome: Outcome) -> None:
         lines.append(
             f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
         )
+        if proof.remark:
+            lines.append(f"{proof.gateway}/{proof.service}: {proof.remark}")
     if outcome.rollout:
         for name, back in outcome.rollout.restored.items():
             lines.append(

@@ -52,6 +52,7 @@ def _document(directory: str, verdict: Verdict) -> dict[str, Any]:
         "files": [{"path": e.path, "size": e.size} for e in verdict.taken],
         "left_out": list(verdict.left_out),
         "refused": [{"rule": f.rule, "path": f.path, "reason": f.reason} for f in verdict.refused],
+        "advice": [{"rule": f.rule, "reason": f.reason} for f in verdict.advice],
         "remedy": intake.remedy(verdict.refused) if verdict.refused else "",
     }
 
@@ -65,6 +66,8 @@ def _table(verdict: Verdict) -> Table:
     broken = {f.path for f in verdict.refused}
     for finding in verdict.refused:
         table.add_row("refused", escape(finding.path or "the model"), "", finding.rule, escape(finding.reason))
+    for finding in verdict.advice:
+        table.add_row("warning", "the model", "", finding.rule, escape(finding.reason))
     for entry in verdict.taken:
         if entry.path not in broken:
             table.add_row("takes", escape(entry.path), size(entry.size), "", "")

@@ -87,6 +87,8 @@ def _page(made: GoneBack, check: bool) -> RenderableType:
                 f"{proof.gateway}/{proof.service}: {'answered through mutual TLS' if proof.good else 'DID NOT PROVE ITSELF'} in {proof.seconds} s"
             )
         )
+        if proof.remark:
+            lines.append(Text(f"{proof.gateway}/{proof.service}: {proof.remark}"))
     if made.refused:
         lines.append(Text("Nothing was changed on any node."))
     elif check:

@@ -98,6 +98,7 @@ def _page(seen: Status) -> RenderableType:
 def _cells(node: NodeStatus) -> tuple[str, ...]:
     from datetime import UTC, datetime
 
+    from engine.chat import COMPLETIONS
     from installer.cli.screen import size
 
     facts = node.facts
@@ -107,7 +108,10 @@ def _cells(node: NodeStatus) -> tuple[str, ...]:
     units = [u for u in facts["units"] or [] if u["name"].endswith(".service") and u["active"] == "active"]
     since = max((u["since"] for u in units), default=0)
     when = f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M}" if since else ""
-    tokens = ", ".join("none" if t["error"] else f"{t['seconds']:.2f} s" for t in facts["tokens"] or [])
+    tokens = ", ".join(
+        "none" if t["error"] else f"{t['seconds']:.2f} s{' (no chat)' if t.get('endpoint') == COMPLETIONS else ''}"
+        for t in facts["tokens"] or []
+    )
     days = " ".join(f"{name.partition('.')[0]} {left}" for name, left in node.days.items())
     wall = facts["firewall"] or {"refused": {}, "last": {}}
     disks = ", ".join(f"{d['path']} {size(d['free'])}" for d in facts["disks"] or [])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from engine.errors import InputError
-from installer.compat import cuda, driver, gpu, platform
-from installer.compat.facts import Deb, Facts, Finding, Rule, Wheel
+from installer.compat import compiler, cuda, driver, gpu, models, platform
+from installer.compat.facts import Advice, Deb, Facts, Finding, Rule, Wheel
 from installer.definition import Definition
+from installer.intake import ADVICE
 from installer.kinds import debevidence
 from installer.lockfile import Artifact, Lock
 
@@ -18,8 +19,9 @@ from installer.lockfile import Artifact, Lock
 RULES: tuple[Rule, ...] = (
     platform.wheels, platform.debs, platform.python,
     gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
-    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer,
-    driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
+    cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer, compiler.at_first_start,
+    driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
+    models.files, models.chat_template,
 )  # fmt: skip
 
 
@@ -35,12 +37,20 @@ def gather(definition: Definition, lock: Lock, today: date) -> Facts:
         definition.target,
         tuple(_wheel(a) for a in lock.artifacts if a.path.endswith(".whl")),
         tuple(
-            Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2])
+            Deb(a.name, a.version, a.path.removesuffix(".deb").rpartition("_")[2], a.profiles)
             for a in lock.of_kind("debs")
             if not debevidence.is_evidence(a)
         ),
         today,
+        tuple(dict.fromkeys(a for artifact in lock.of_kind("models") for a in _advice(artifact))),
     )
+
+
+def _advice(artifact: Artifact) -> Iterator[Advice]:
+    for note in artifact.notes:
+        rule, colon, what = note.removeprefix(ADVICE).partition(": ")
+        if note.startswith(ADVICE) and colon:
+            yield Advice(artifact.group, rule, what)
 
 
 def _wheel(artifact: Artifact) -> Wheel:
@@ -50,7 +60,7 @@ def _wheel(artifact: Artifact) -> Wheel:
         tags = frozenset()
     group = artifact.group if artifact.kind == "wheels" else f"{artifact.kind}/{artifact.group}"
     triples = tuple(sorted((t.interpreter, t.abi, t.platform) for t in tags))
-    return Wheel(group, canonicalize_name(artifact.name), artifact.version, triples)
+    return Wheel(group, canonicalize_name(artifact.name), artifact.version, triples, artifact.profiles)
 
 
 def require(findings: Iterable[Finding], where: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from engine.driver.names import ON_THEIR_OWN, upstream
+from engine.driver.names import driver_version, is_pinned
 from installer.compat.facts import Deb, Facts, Finding, branch
 from installer.compat.tables import GPUS
 
 FABRIC = re.compile(r"^(nvidia-fabricmanager|nvidia-fabric-manager|cuda-drivers-fabricmanager)")
 COMPILER = re.compile(r"^(gcc|gcc-\d+|build-essential|linux-compiler-gcc-.*)$")
 IMAGE = re.compile(r"^linux-image-(?:unsigned-)?(\d.*)$")
+# What installs kernel modules; where one is locked, the role nvidia_driver moves kernel and driver together.
+MODULES = re.compile(r"^(nvidia-.*(dkms|modules|kmod).*|(linux-modules|modules|kmod)-.*nvidia.*)$")
 PREBUILT = re.compile(r"^linux-modules-nvidia-(\d{3})(-server)?(-open)?-(\d.*)$")
 
 
@@ -20,11 +22,24 @@ def packages(facts: Facts) -> list[tuple[Deb, str]]:
     return [
         (deb, version)
         for deb in facts.debs
-        if ("nvidia" in deb.name or deb.name.startswith(("libcuda1", "cuda-drivers", "libnvsdm")))
+        if ("nvidia" in deb.name or is_pinned(deb.name))
         and "container" not in deb.name
-        and deb.name not in ON_THEIR_OWN
-        and (version := upstream(deb.version))
+        and (version := driver_version(deb.name, deb.version))
     ]
+
+
+def duplicates(facts: Facts) -> Iterator[Finding]:
+    """Of the set that the role pins, driver and kernel, the repository holds each package once."""
+    versions: dict[str, set[str]] = {}
+    for deb in facts.debs:
+        if is_pinned(deb.name):
+            versions.setdefault(deb.name, set()).add(deb.version)
+    for name, found in sorted(versions.items()):
+        if len(found) > 1:
+            yield Finding(
+                "driver-versions", "failure", f"{name} is locked in the versions {', '.join(sorted(found))}; the role nvidia_driver refuses a repository with several",
+                "Pin one of them in the definition with =VERSION, in every group that asks for it.",
+            )  # fmt: skip
 
 
 def one_version(facts: Facts) -> Iterator[Finding]:
@@ -109,8 +124,15 @@ def kernel(facts: Facts) -> Iterator[Finding]:
                 "kernel", "warning", f"the bundle holds {image}, target.kernel is {release}",
                 "Lock the kernel that the modules are made for, and hold it.",
             )  # fmt: skip
+    if release and any(MODULES.match(n) for n in names) and f"linux-image-{release}" not in names:
+        yield Finding(
+            "kernel", "failure", f"kernel modules are locked, linux-image-{release} is not; the role nvidia_driver installs both from the bundle alone",
+            f"Add linux-image-{release} under debs.",
+        )  # fmt: skip
     if gpu.module_source == "dkms":
         yield from _dkms(names, release)
+    elif gpu.secure_boot == "mok":
+        yield from _own_modules(facts)
     else:
         yield from _prebuilt(facts, names)
 
@@ -157,21 +179,35 @@ def _prebuilt(facts: Facts, names: set[str]) -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def _own_modules(facts: Facts) -> Iterator[Finding]:
+    """Modules that the site signed come in a package of the site's: any name, the driver's version."""
+    if not any(MODULES.match(d.name) and "dkms" not in d.name for d in facts.debs):
+        yield Finding(
+            "prebuilt-modules", "warning", "target.gpu.module_source is prebuilt with the site's own key, and no package of signed modules is recognised by its name",
+            "Add the package that gpu_driver.module_package of the site will name under debs (docs/gpu-driver.md calls it nvidia-modules-signed).",
+        )  # fmt: skip
+
+
 def secure_boot(facts: Facts) -> Iterator[Finding]:
-    """With Secure Boot, somebody whose key the firmware trusts has signed the modules."""
-    if not (gpu := facts.target.gpu) or gpu.secure_boot == "off" or gpu.module_source == "prebuilt":
+    """With Secure Boot, the modules are signed with a key that the firmware or the kernel trusts, and not on the node."""
+    if not (gpu := facts.target.gpu) or gpu.secure_boot == "off":
         return
-    if gpu.secure_boot == "signed":
+    if gpu.module_source == "dkms" and gpu.secure_boot == "signed":
         yield Finding(
             "secure-boot", "failure", "modules built on the node carry no vendor's signature; with Secure Boot the kernel refuses them",
-            "Set target.gpu.module_source to prebuilt, or target.gpu.secure_boot to mok and enrol the site's key.",
+            "Set target.gpu.module_source to prebuilt, and target.gpu.secure_boot to mok where the modules are signed with the site's key.",
         )  # fmt: skip
-        return
-    yield Finding(
-        "secure-boot", "warning", "the site's key (MOK) is enrolled at the console of every node, once, at boot; no install can do that unattended",
-        "Plan for it before the first install, or take prebuilt signed modules.",
-    )  # fmt: skip
-    if facts.debs and not any(d.name == "mokutil" for d in facts.debs):
+    elif gpu.module_source == "dkms" and packages(facts):
         yield Finding(
-            "secure-boot", "failure", "enrolling the site's key needs mokutil, which the bundle lacks", "Add mokutil under debs."
+            "secure-boot", "failure", "modules are to be built on the node and Secure Boot is on: the site's private key never comes onto a node, so the role nvidia_driver refuses every one",
+            "Sign the modules away from the nodes and set target.gpu.module_source to prebuilt (docs/gpu-driver.md), or turn Secure Boot off and set target.gpu.secure_boot to off.",
         )  # fmt: skip
+    elif gpu.secure_boot == "mok":
+        yield Finding(
+            "secure-boot", "warning", "the site's key (MOK) is enrolled at the console of every node, once, at boot; no install can do that unattended",
+            "Plan for it before the first install, or take modules that the vendor signed.",
+        )  # fmt: skip
+        if packages(facts) and not any(d.name == "mokutil" for d in facts.debs):
+            yield Finding(
+                "secure-boot", "failure", "the role nvidia_driver asks mokutil for the enrolled keys, and the bundle does not hold it", "Add mokutil under debs."
+            )  # fmt: skip

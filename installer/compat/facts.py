@@ -16,21 +16,32 @@ Severity = Literal["failure", "warning"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """One locked wheel. ``tags`` are (interpreter, ABI, platform) triples of its file name."""
+    """One locked wheel. ``tags`` are (interpreter, ABI, platform) triples of its file name; ``profiles`` the kinds of node."""
 
     group: str
     name: str
     version: str
     tags: tuple[tuple[str, str, str], ...]
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Deb:
-    """One locked Debian package."""
+    """One locked Debian package, and the kinds of node that get it."""
 
     name: str
     version: str
     arch: str
+    profiles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the intake noted of a model in the lock: which of its rules, and what."""
+
+    model: str
+    rule: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Facts:
     wheels: tuple[Wheel, ...]
     debs: tuple[Deb, ...]
     today: date
+    advice: tuple[Advice, ...] = ()
 
     def wheel(self, group: str, name: str) -> Wheel | None:
         """The wheel of that (canonical) name in one set."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from installer.compat.facts import Facts, Finding, Wheel
-from installer.compat.tables import DEB_ARCH, OS_PYTHON
-from installer.kinds.uvresolve import GLIBC_MINOR, tags
+from installer.compat.tables import DEB_ARCH
+from installer.kinds.uvresolve import GLIBC_MINOR, OS_PYTHON, tags
 
 MANYLINUX = re.compile(r"^manylinux_2_(\d+)_(.+)$")
 LEGACY = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
@@ -69,9 +69,9 @@ def debs(facts: Facts) -> Iterator[Finding]:
 
 def python(facts: Facts) -> Iterator[Finding]:
     """The Python that wheels are for comes with the operating system."""
-    own = OS_PYTHON[facts.target.os]
+    own = OS_PYTHON[facts.target.os].rpartition(".")[0]
     if facts.wheels and facts.target.python != own:
         yield Finding(
-            "os-python", "warning", f"{facts.target.os} has CPython {own}, the wheels are for {facts.target.python}",
-            f"Set target.python to {own}, or bring an interpreter to the nodes on another way.",
+            "os-python", "warning", f"{facts.target.os} has CPython {own}, the wheels are for {facts.target.python}; preflight refuses every node that Ansible reaches with another",
+            f"Set target.python to {own}, or bring an interpreter to the nodes on another way and name it (ansible_python_interpreter, appliance_node_python).",
         )  # fmt: skip

@@ -160,6 +160,4 @@ BUILT_FOR: dict[tuple[str, str], frozenset[tuple[int, int]]] = {
     ("vllm", "0.33"): frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}),
 }
 
-# CPython of each release's own packages; another version must come from somewhere else.
-OS_PYTHON = {"debian-12": "3.11", "debian-13": "3.13", "ubuntu-22.04": "3.10", "ubuntu-24.04": "3.12"}
 DEB_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}

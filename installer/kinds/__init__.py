@@ -28,6 +28,7 @@ class Work:
         base: directory of the definition; relative paths in it start there.
         cache: verified files by SHA-256, kept between builds.
         epoch: seconds since 1970 for every time that gets into content, so that two builds give the same bytes.
+        packages: Debian packages that are locked already; resolving wheels asks which interpreter is among them.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
     """
 
@@ -37,6 +38,7 @@ class Work:
     report: Report = field(default_factory=Silent)
     epoch: int = 0
     apt_key: tuple[Path, Path] | None = None
+    packages: tuple[Artifact, ...] = ()
 
     def downloader(self) -> Downloader:
         return Downloader(self.cache, report=self.report)

@@ -7,6 +7,7 @@ what the vendors sign now, and the indexes of a Debian release arrive in seconds
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ WRONG = re.compile(
     r"The repository '[^'\n]*' does not have a Release file|doesn't have the component '[^'\n]*'|"
     r"repository '[^'\n]*' doesn't support architecture '[^'\n]*'"
 )
+VIRTUAL = re.compile(r"Package \S+ is a virtual package provided by:$")
+SHOWN_PROVIDERS = 12
 
 
 @dataclass(frozen=True)
@@ -294,5 +297,17 @@ def _problems(done: subprocess.CompletedProcess[str]) -> list[str]:
 def _reason(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Why apt cannot: its errors, and the unmet dependencies it explains on standard output."""
     text = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    unmet = [line for line in text if re.search(r"Depends:|Conflicts:|Breaks:|virtual package|no installation", line)]
-    return [*unmet, *_problems(done)]
+    unmet = [line for line in text if re.search(r"Depends:|Conflicts:|Breaks:|no installation", line)]
+    return [*_providers(done.stdout), *unmet, *_problems(done)]
+
+
+def _providers(output: str) -> list[str]:
+    """What apt tells of virtual packages; the providers are the indented lines below, each a name and a version."""
+    lines = iter(output.splitlines())
+    found = []
+    for line in lines:
+        if VIRTUAL.match(line):
+            names = sorted({below.split()[0] for below in itertools.takewhile(lambda b: b.startswith("  "), lines)})
+            more = f" and {len(names) - SHOWN_PROVIDERS} more" if len(names) > SHOWN_PROVIDERS else ""
+            found.append(f"{line.strip()} {', '.join(names[:SHOWN_PROVIDERS])}{more}; name one of them.")
+    return found

@@ -11,7 +11,7 @@ from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import ProcessError, run
 from installer import aptmirror, debfile
 from installer.definition import DebGroup
-from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, items, place
+from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, debgroups, items, place
 from installer.lockfile import Artifact
 
 BUILDERS_APT = Path("/etc/apt")
@@ -19,12 +19,14 @@ GONE = re.compile(r"answers (404|410)$|^cannot read ")
 
 
 def resolve(work: Work) -> list[Artifact]:
-    """The closure of every group of packages, each group by itself, for nodes differ in what they install.
+    """The closure of every group of packages, each group by itself, for nodes differ in what they install; what one node gets
+    of several groups must fit together.
 
     A package that several groups need is listed for each; the lock keeps one, with the profiles of all.
 
     Raises:
-        InputError: a package does not exist, a dependency cannot be met, or there are no sources for the target.
+        InputError: a package does not exist, a dependency cannot be met, groups that one node gets conflict, or there are no
+            sources for the target.
         TrustError: a source is unsigned or signed by another key.
         UpstreamError: a source does not answer.
     """
@@ -41,6 +43,7 @@ def resolve(work: Work) -> list[Artifact]:
             session.use_builders(BUILDERS_APT, work.report)
         session.update(work.report, every_source=bool(debs.sources))
         closures = [(group, session.closure(group.packages)) for group in debs.groups]
+        debgroups.require_together(debs.groups, session.closure)
         evidence = debevidence.collect(work, session, [p for _, packages in closures for p in packages])
     return [*(_artifact(p, group) for group, packages in closures for p in packages), *evidence]
 

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from engine.process import ProcessError, run
 from installer.definition import Target, WheelSet
 from installer.kinds.directwheels import Direct
 from installer.kinds.pipconfig import PipConfig
+from installer.lockfile import Artifact
 
 # glibc of each release, from its package list; wheels built for a newer one do not load there.
 GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.04": 39}
+# CPython of each release, from its package list (package python3 and the pythonX.Y it depends on). Debian and Ubuntu patch security
+# faults into this version and keep its number; Ubuntu 22.04 came with 3.10.4 and moved to 3.10.12 in its updates.
+OS_PYTHON = {"debian-12": "3.11.2", "debian-13": "3.13.5", "ubuntu-22.04": "3.10.12", "ubuntu-24.04": "3.12.3"}
 UV_NEWEST_MINOR = 40  # uv 0.13.8 knows no newer platform; a newer glibc loads what is built for this one
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
@@ -57,6 +61,29 @@ def tags(target: Target) -> list[Tag]:
     ]
 
 
+def python_release(target: Target, packages: Iterable[Artifact] = (), *, image: bool = False) -> str:
+    """The patch release that markers and Requires-Python are judged for, for example ``3.11.2``.
+
+    Nodes run the distribution's own interpreter, whose release is known. A runtime image runs the one of the locked packages, and so
+    does a node whose distribution has no such Python. Where neither is known it is the first release, which all others can stand in for.
+
+    Args:
+        packages: locked Debian packages.
+        image: the wheels go into an image with the interpreter of ``packages``.
+    """
+    own = OS_PYTHON[target.os] if OS_PYTHON[target.os].rpartition(".")[0] == target.python else ""
+    name = f"python{target.python}-minimal"
+    versions = [
+        m[0]
+        for p in packages
+        if p.kind == "debs"
+        and p.name == name
+        and (m := re.search(rf"(?<![\d.]){re.escape(target.python)}\.\d+", p.version))
+    ]
+    locked = min(versions, key=lambda v: int(v.rpartition(".")[2]), default="")
+    return (locked if image else "") or own or locked or f"{target.python}.0"
+
+
 def uv_binary() -> str:
     """The uv that this environment pins, else the one on PATH."""
     own = Path(sysconfig.get_path("scripts")) / "uv"
@@ -67,9 +94,17 @@ def uv_binary() -> str:
 
 
 def resolve(
-    wheels: WheelSet, target: Target, config: PipConfig, direct: tuple[Direct, ...] = (), beside: Path | None = None
+    wheels: WheelSet,
+    target: Target,
+    config: PipConfig,
+    direct: tuple[Direct, ...] = (),
+    beside: Path | None = None,
+    python: str = "",
 ) -> list[Found]:
     """All wheels of the set for the target, pinned with hashes. ``direct`` wheels lie in ``beside`` and join the set.
+
+    Args:
+        python: patch release that markers are judged for; the distribution's when empty.
 
     Raises:
         InputError: no solution, or a distribution has no wheel for the target.
@@ -83,7 +118,7 @@ def resolve(
             uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
             # Nothing is built, so any interpreter will do; without these uv would fetch one of the target's version, unverified.
             "--no-python-downloads", "--python", sys.executable,
-            "--only-binary", ":all:", "--python-version", target.python,
+            "--only-binary", ":all:", "--python-version", python or python_release(target),
             "--python-platform", f"{target.arch}-manylinux_2_{min(GLIBC_MINOR[target.os], UV_NEWEST_MINOR)}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
             *_sources(wheels, config), *(("--find-links", beside) if direct and beside else ()), "--output-file", here / "pylock.toml", here / "in.txt",

@@ -11,13 +11,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 
 def unfit_python(metadata: bytes, python: str) -> str:
-    """What a wheel's Requires-Python says when ``python`` (``3.12``) is not in it, else empty.
-
-    ``3.12`` stands for its first release, as it does for the resolver: what asks for a later one is refused.
-    """
+    """What a wheel's Requires-Python says when ``python`` (a patch release such as ``3.12.3``) is not in it, else empty."""
     asked = str(email.parser.BytesHeaderParser().parsebytes(metadata).get("Requires-Python") or "")
     try:
-        return "" if SpecifierSet(asked).contains(f"{python}.0", prereleases=True) else asked
+        return "" if SpecifierSet(asked).contains(python, prereleases=True) else asked
     except InvalidSpecifier:
         return ""  # installers ignore what they cannot read, too
 

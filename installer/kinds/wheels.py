@@ -35,13 +35,15 @@ def resolve_set(
     work: Work, wheels: WheelSet, config: pipconfig.PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
 ) -> list[Artifact]:
     """The artifacts of one set, laid out below ``content/BELOW/NAME``."""
+    target = work.definition.target
+    python = uvresolve.python_release(target, work.packages, image=wheels.runtime == "debs")
     with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
         direct = directwheels.bring(work, wheels, Path(scratch))
-        found = uvresolve.resolve(wheels, work.definition.target, config, direct, Path(scratch))
+        found = uvresolve.resolve(wheels, target, config, direct, Path(scratch), python)
     work.report.say(f"{below}/{wheels.name}: {len(found)} wheels")
     downloader = work.downloader()
     with ThreadPoolExecutor(8) as workers:
-        facts = list(workers.map(lambda f: _facts(work, downloader, f), found))
+        facts = list(workers.map(lambda f: _facts(work, downloader, f, python), found))
     return [
         Artifact(
             path=f"{below}/{wheels.name}/{f.filename}", kind=kind, group=wheels.name, name=f.name, version=f.version, size=size,
@@ -51,14 +53,13 @@ def resolve_set(
     ]  # fmt: skip
 
 
-def _facts(work: Work, downloader: Downloader, found: Found) -> tuple[int, str]:
-    """Size in bytes and declared licence of a wheel for the target's Python.
+def _facts(work: Work, downloader: Downloader, found: Found, python: str) -> tuple[int, str]:
+    """Size in bytes and declared licence of a wheel for the target's Python, a patch release.
 
     Raises:
         InputError: its own metadata says that it is not for that Python, whatever the index says.
     """
     size, metadata = _metadata(work, downloader, found)
-    python = work.definition.target.python
     if asked := wheelfiles.unfit_python(metadata, python):
         raise InputError(
             f"wheels: {found.name} {found.version} is for Python {asked}, the target has {python}",

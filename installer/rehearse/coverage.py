@@ -28,7 +28,7 @@ def run(
     if "gpu" in groups and any(w.name == shape.site.runtime for w in definition.wheels):
         done.append(f"wheels {shape.site.runtime}: installed from the bundle alone")
     done += [
-        f"service {p.service}: answered a prompt at {p.gateway} through mutual TLS, refused without a certificate"
+        f"service {p.service}: answered a {'completion (' + p.remark + ')' if p.remark else 'chat'} at {p.gateway} through mutual TLS, refused without a certificate"
         for p in outcome.proof
         if p.good
     ]

@@ -67,12 +67,13 @@ def _wheels(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> None:
     requirements = folder / "requirements.txt"
     requirements.write_text(wheels.requirements(recipe.wheels))
     target = recipe.target
+    release = uvresolve.python_release(target, recipe.packages, image=bool(recipe.packages))
     minor = min(uvresolve.GLIBC_MINOR[target.os], uvresolve.UV_NEWEST_MINOR)
     run(
         [
             uvresolve.uv_binary(), "pip", "install", "--quiet", "--no-config", "--offline", "--no-index", "--no-deps",
             "--no-python-downloads", "--require-hashes", "--link-mode=hardlink", "--find-links", folder,
-            "--python", sys.executable, "--python-version", target.python,
+            "--python", sys.executable, "--python-version", release,
             "--python-platform", f"{target.arch}-manylinux_2_{minor}", "--prefix", tree, "--requirements", requirements,
         ],
         env={"UV_CACHE_DIR": str(unpacked)},

@@ -115,7 +115,8 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         went_back = bool(outcome.rollout and outcome.rollout.restored)
         if (not outcome.failures or went_back) and not request.check and request.inventory.site.services:
             with _timed(outcome, "prove"):
-                outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase)
+                served = None if went_back else view  # nodes that went back may serve several releases
+                outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase, served)
         outcome.good = not outcome.failures and not outcome.stopped_short and all(p.good for p in outcome.proof)
     _report(request, outcome, run_dir)
     return outcome

@@ -71,6 +71,7 @@ def errand_modules() -> dict[str, Path]:
     """What an errand is made of, by its path in the archive."""
     base = Path(engine.__file__).parent
     names = (
+        "chat",
         "durable",
         "firewall",
         "firewall_record",

@@ -191,10 +191,23 @@ def test_the_node_cannot_get_out_and_counts_every_attempt(lab: Lab) -> None:
     assert tried
 
 
-def test_a_second_install_changes_nothing_and_restarts_nothing(demo: Demo, lab: Lab) -> None:
+def test_a_second_install_finds_that_the_node_needs_nothing(demo: Demo, lab: Lab) -> None:
     files, units = files_of(lab), start_times(lab)
     outcome = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
     assert outcome["good"]
+    assert outcome["idle"] == ["node-1"]
+    assert outcome["nodes"]["node-1"]["ok"] == 0, "the roles ran on a node that needed nothing"
+    assert [p["good"] for p in outcome["proof"]] == [True]
+    assert start_times(lab) == units
+    assert files_of(lab) == files
+
+
+def test_the_roles_run_again_change_nothing_and_restart_nothing(demo: Demo, lab: Lab) -> None:
+    files, units = files_of(lab), start_times(lab)
+    outcome = demo.appliance(*install_argv(demo), "--full", demo.bundle, json_output=True)
+    assert outcome["good"], outcome["failures"]
+    assert outcome["idle"] == []
+    assert outcome["nodes"]["node-1"]["ok"] > 100, "the roles did not run"
     assert {n: s["changes"] for n, s in outcome["nodes"].items()} == {"node-1": []}
     assert start_times(lab) == units
     changed = set(files.splitlines()) ^ set(files_of(lab).splitlines())

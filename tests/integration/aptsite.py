@@ -38,15 +38,15 @@ class Site:
         self.root = root
         self.url = url
 
-    def deb(self, name: str, version: str = "1.0", *, depends: str = "", arch: str = "amd64") -> Path:
-        """Build a package with one file in it and put it into the pool."""
+    def deb(self, name: str, version: str = "1.0", *, depends: str = "", arch: str = "amd64", more: str = "") -> Path:
+        """Build a package with one file in it and put it into the pool; ``more`` are further lines of its control file."""
         tree = self.root.parent / "build" / f"{name}-{version.replace(':', '_')}-{arch}"
         (tree / "DEBIAN").mkdir(parents=True)
         (tree / "usr/share" / name).mkdir(parents=True)
         (tree / "usr/share" / name / "version").write_text(version)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: {arch}\nMaintainer: Test <test@example.org>\n"
         control += f"Depends: {depends}\n" if depends else ""
-        (tree / "DEBIAN/control").write_text(control + "Description: made for a test\n")
+        (tree / "DEBIAN/control").write_text(control + more + "Description: made for a test\n")
         target = self.root / "pool" / f"{name}_{version.partition(':')[2] or version}_{arch}.deb"
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, target], check=True, capture_output=True)

@@ -111,6 +111,69 @@ def test_the_closure_comes_from_the_definitions_source_and_nothing_else(
     debs.check(work, found)
 
 
+MAIL = "Provides: mail-agent\nConflicts: mail-agent\n"
+
+
+def with_groups(site: aptsite.Site, tmp_path: Path, key: aptsite.Key, groups: list[dict[str, Any]]) -> Work:
+    """Work on a definition with these groups and the site as its one source."""
+    (tmp_path / "vendor.asc").write_bytes(openpgp.public(key[0]))
+    source = {"uri": site.url, "suites": ["./"], "signed_by": "vendor.asc"}
+    return Work(definition(groups, [source]), tmp_path, Blobs(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("profiles", "told"),
+    [
+        ((["gpu"], ["gpu"], ["control"]), "that a node with the profile gpu gets cannot be installed together"),
+        (
+            (["gpu", "gateway"], ["monitoring", "gateway"], ["gateway"]),
+            "that a node with the profile gateway gets cannot",
+        ),
+        ((["gpu"], ["gateway"], ["monitoring"]), "that a node with the profiles gpu and gateway gets cannot"),
+    ],
+)
+def test_groups_that_one_node_gets_and_that_conflict_are_refused_as_one_group_is(
+    site: aptsite.Site,
+    tmp_path: Path,
+    keys: tuple[aptsite.Key, aptsite.Key],
+    profiles: tuple[list[str], ...],
+    told: str,
+) -> None:
+    site.deb("mta-a", more=MAIL)
+    site.deb("needs-b", depends="mta-b")  # the conflict may come with a dependency
+    site.deb("mta-b", more=MAIL)
+    site.deb("harmless")
+    site.publish(keys[0])
+    packages = (["mta-a"], ["needs-b"], ["harmless"])
+    groups = [{"packages": n, "profiles": p} for n, p in zip(packages, profiles, strict=True)]
+    with pytest.raises(InputError, match=told) as refused:
+        debs.resolve(with_groups(site, tmp_path, keys[0], groups))
+    assert "needs-b : Depends: mta-b" in refused.value.what
+    apart = with_groups(site, tmp_path, keys[0], [groups[0], groups[2]])
+    assert names(resolve(apart)).keys() == {"mta-a", "harmless"}
+
+
+def test_groups_that_ask_for_two_versions_of_a_package_are_refused(
+    site: aptsite.Site, tmp_path: Path, keys: tuple[aptsite.Key, aptsite.Key]
+) -> None:
+    site.deb("tool", "1.0")
+    site.deb("tool", "2.0")
+    site.publish(keys[0])
+    groups = [{"packages": [f"tool={v}"], "profiles": ["gpu"]} for v in ("1.0", "2.0")]
+    with pytest.raises(InputError, match=r"tool is asked for in the versions 1\.0 and 2\.0"):
+        debs.resolve(with_groups(site, tmp_path, keys[0], groups))
+
+
+def test_a_virtual_package_is_refused_and_its_providers_are_named(
+    site: aptsite.Site, tmp_path: Path, keys: tuple[aptsite.Key, aptsite.Key]
+) -> None:
+    for name in ("mta-b", "mta-a"):
+        site.deb(name, more=MAIL)
+    site.publish(keys[0])
+    with pytest.raises(InputError, match="virtual package provided by: mta-a, mta-b; name one of them"):
+        debs.resolve(work_with(site, tmp_path, keys[0], "mail-agent"))
+
+
 def test_a_package_that_two_groups_need_is_locked_once_with_the_profiles_of_both(
     site: aptsite.Site, tmp_path: Path, keys: tuple[aptsite.Key, aptsite.Key]
 ) -> None:

@@ -135,7 +135,44 @@ def test_modules_built_on_the_node_cannot_be_vendor_signed() -> None:
     one(with_gpu(secure_boot="signed"), "secure-boot", "failure", "mok")
 
 
-def test_the_sites_own_key_is_a_warning_and_needs_its_tool() -> None:
-    given = with_gpu(secure_boot="mok")
+def test_modules_built_on_the_node_cannot_be_signed_with_the_sites_key_either() -> None:
+    one(plus(with_gpu(secure_boot="mok"), "mokutil"), "secure-boot", "failure", "never comes onto a node", "prebuilt")
+
+
+def test_nodes_that_have_their_driver_already_may_have_built_and_signed_it() -> None:
+    one(facts({**GPU, "secure_boot": "mok"}, debs=()), "secure-boot", "warning", "console")
+
+
+SITE_SIGNED = (*(d for d in DEBS if "dkms" not in d.name), deb("nvidia-modules-signed", f"{DRIVER}-1"))
+OWN_KEY = {**GPU, "module_source": "prebuilt", "secure_boot": "mok"}
+
+
+def test_modules_that_the_site_signed_pass_and_their_key_is_a_warning_and_needs_its_tool() -> None:
+    given = facts(OWN_KEY, debs=SITE_SIGNED)
+    assert not found(given, "prebuilt-modules")
     assert [f.severity for f in found(given, "secure-boot")] == ["failure", "warning"]
     one(plus(given, "mokutil"), "secure-boot", "warning", "console")
+
+
+def test_the_sites_own_key_without_a_package_of_modules_is_a_warning() -> None:
+    one(facts(OWN_KEY, debs=SITE_SIGNED[:-1]), "prebuilt-modules", "warning", "gpu_driver.module_package")
+
+
+@pytest.mark.parametrize("name", ["libnvidia-compute-580", f"linux-image-{KERNEL}"])
+def test_a_package_of_the_set_in_two_versions_is_refused_as_the_role_refuses_it(name: str) -> None:
+    given = plus(facts(), name, version=f"{DRIVER}-0ubuntu2")
+    first = found(given, "driver-versions")[0]
+    assert first.severity == "failure"
+    assert name in first.what
+    assert "=VERSION" in first.remedy
+
+
+@pytest.mark.parametrize("name", ["libnvcuvid1", "libcudadebugger1", "libegl-nvidia0", "firmware-nvidia-gsp"])
+def test_every_package_that_the_role_moves_with_the_driver_is_compared(name: str) -> None:
+    one(plus(facts(), name, version="550.163.01-2"), "driver-versions", "failure", name)
+
+
+def test_modules_without_their_kernel_are_refused_as_the_role_refuses_them() -> None:
+    one(without(f"linux-image-{KERNEL}"), "kernel", "failure", f"linux-image-{KERNEL}")
+    only_libraries = tuple(d for d in DEBS if "dkms" not in d.name and not d.name.startswith("linux-image"))
+    assert not found(facts(debs=only_libraries), "kernel")

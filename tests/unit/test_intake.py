@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import re
 import struct
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engine.errors import TrustError
 from engine.tree import Entry
-from installer import chattemplate, intake, modelcard
-from installer.definition import Waiver
+from installer import chattemplate, intake, modelcard, modelneeds
+from installer.compat.check import check, gather
+from installer.definition import Definition, Waiver
 from installer.intake import Finding, Verdict
+from installer.lockfile import Artifact, Lock
 
 TENSOR = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
 
@@ -293,6 +300,57 @@ def test_a_sound_index_passes(below: str) -> None:
     assert refusals({below + p: d for p, d in SHARDS.items()} | {below + INDEX: json.dumps(index).encode()}) == []
 
 
+def shards(*names: str) -> dict[str, bytes]:
+    """Sound weights under these names, each with a tensor of its own."""
+    return {f"{n}.safetensors": weights(f"t{i}") for i, n in enumerate(names)}
+
+
+WHOLE_SETS = [
+    ["model-00001-of-00002", "model-00002-of-00002"],
+    ["model-00000-of-00002", "model-00001-of-00002"],  # some tools count from 0
+    ["model-00001-of-000002", "model-00002-of-000002"],
+    ["consolidated-1-of-1"],
+    ["a-1-of-1", "b-1-of-2", "b-2-of-2", "sub/b-1-of-1", "model.fp16-1-of-1"],
+]
+
+
+@pytest.mark.parametrize("names", WHOLE_SETS, ids=lambda n: n[0])
+def test_whole_sets_of_shards_pass_with_or_without_an_index(names: list[str]) -> None:
+    assert refusals(shards(*names)) == []
+
+
+BROKEN_SETS = [
+    (
+        ["model-00001-of-00003", "model-00003-of-00003"],
+        "model-00001-of-00003",
+        "one of 3 shards, of which 2 is missing",
+    ),
+    (["model-00002-of-00002"], "model-00002-of-00002", "one of 2 shards, of which 1 is missing"),
+    (["model-00000-of-00003", "model-00002-of-00003"], "model-00000-of-00003", "of which 1 is missing"),
+    (["consolidated_1-of-4"], "consolidated_1-of-4", "of which 2, 3, 4 are missing"),
+    (["sub/x-1-of-1", "sub/y-1-of-2"], "sub/y-1-of-2", "of which 2 is missing"),
+    (["M-1-of-999999999"], "M-1-of-999999999", "of which 2, 3, 4, 5, 6 and 999999993 more are missing"),
+    (["model-1-of-2", "model-2-of-2", "model-1-of-3"], "model-1-of-2", "beside it are shards of sets of 2 and of 3"),
+    (["model-1-of-2", "model-2-of-2", "model-01-of-2"], "model-1-of-2", "shard 1 of 2, and so is model-01-of-2"),
+    (["model-1-of-2", "model-2-of-2", "model-3-of-2"], "model-3-of-2", "it is number 3 of a set that ends at 2"),
+    (["model-0-of-2", "model-1-of-2", "model-2-of-2"], "model-2-of-2", "it is number 2 of a set that ends at 1"),
+]
+
+
+@pytest.mark.parametrize(("names", "path", "reason"), BROKEN_SETS, ids=[r for _, _, r in BROKEN_SETS])
+def test_shards_whose_names_say_that_others_are_missing_are_refused(names: list[str], path: str, reason: str) -> None:
+    finding = the_refusal(shards(*names))
+    assert (finding.rule, finding.path) == ("shards", f"{path}.safetensors")
+    assert reason in finding.reason
+
+
+def test_shards_that_include_leaves_out_are_missing_and_it_says_why() -> None:
+    files = shards("model-1-of-2", "model-2-of-2") | {INDEX: b'{"weight_map": {}}', "LICENSE": b"terms"}
+    (finding,) = examine(files, include=["model-1-*", "LICENSE"]).refused
+    assert (finding.rule, finding.path) == ("shards", "model-1-of-2.safetensors")
+    assert finding.reason.endswith("of which 2 is missing; include leaves shards of this set out")
+
+
 # -- licence ------------------------------------------------------------------------------------
 BARE = {k: v for k, v in GOOD.items() if k != "LICENSE"}
 
@@ -385,7 +443,7 @@ def test_a_licence_waiver_is_noted_beside_every_file() -> None:
     verdict = examine(BARE, waivers=[Waiver(rule="licence", reason="our own training run")])
     assert (verdict.refused, verdict.licence) == ((), "")
     for path in BARE:
-        assert verdict.notes(path)[0].startswith("waiver licence: our own training run")
+        assert any(n.startswith("waiver licence: our own training run") for n in verdict.notes(path))
 
 
 @pytest.mark.parametrize("rule", CASES)
@@ -415,3 +473,104 @@ def test_what_has_no_waiver_says_so() -> None:
         assert caught.value.remedy.startswith("There is no waiver for these rules.")
     mixed = examine(GOOD | {"m.py": b"", "x.json": b"{"})
     assert intake.remedy(mixed.refused).endswith("There is no waiver for the other rules.")
+
+
+# -- advice: what nothing refuses and a server misses --------------------------------------------
+TEMPLATE = b"{% for m in messages %}{{ m.content }}{% endfor %}"
+CHATS: list[dict[str, bytes]] = [
+    {"chat_template.jinja": TEMPLATE},
+    {"tokenizer_config.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"tokenizer_config.json": json.dumps({"chat_template": [{"name": "default", "template": "x"}]}).encode()},
+    {"chat_template.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"processor_config.json": json.dumps({"chat_template": TEMPLATE.decode()}).encode()},
+    {"tekken.json": b"{}"},
+    {"tokenizer.model.v3": b"\x0a\x05words"},
+]
+
+
+def advice(files: dict[str, bytes], **options: Any) -> dict[str, str]:
+    return {f.rule: f.reason for f in examine(files, **options).advice}
+
+
+@pytest.mark.parametrize("more", CHATS, ids=lambda m: next(iter(m)))
+def test_a_model_that_says_how_a_chat_is_written_needs_no_advice(more: dict[str, bytes]) -> None:
+    assert advice(GOOD | more) == {}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"tokenizer_config.json": b"{}"},
+        {"tokenizer_config.json": b'{"chat_template": null}'},
+        {"config.json": b'{"architectures": ["LlamaForCausalLM"]}'},
+        {"config.json": b'{"architectures": [1]}'},
+        {"config.json": b"[]"},
+        {"sub/chat_template.jinja": TEMPLATE},  # no server looks there
+        {"tokenizer.model": b"\x0a\x05words"},
+    ],
+)
+def test_a_model_without_a_chat_template_is_told_of(more: dict[str, bytes]) -> None:
+    assert advice(GOOD | more)["chat-template"].startswith("it has no chat template: clients cannot chat with it")
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "XLMRobertaForSequenceClassification"])
+def test_a_model_that_generates_nothing_needs_no_chat_template(architecture: str) -> None:
+    assert advice(GOOD | {"config.json": json.dumps({"architectures": [architecture]}).encode()}) == {}
+
+
+# What each of these forms of a model has beside its weights; a definition's include must not leave any of it out unnoticed.
+FORMS: dict[str, tuple[str, ...]] = {
+    "llama": ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
+    "bpe": ("merges.txt", "vocab.json", "added_tokens.json", "chat_template.json", "preprocessor_config.json"),
+    "sentencepiece": ("tokenizer.model", "tokenizer_config.json", "model.safetensors.index.json"),
+    "tiktoken": ("qwen.tiktoken", "tokenizer_config.json"),
+    "mistral": ("params.json", "tekken.json", "tokenizer.model.v3"),
+    "vision": ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json", "chat_template.jinja"),
+    "embedding": ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json", "vocab.txt"),
+    "quantized": ("hf_quant_config.json", "quantize_config.json", "additional_chat_templates/tools.jinja"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_include_that_leaves_out_what_a_server_reads_is_told_of(form: str) -> None:
+    files = (
+        GOOD
+        | dict.fromkeys(FORMS[form], b"{}")
+        | {"README.md": b"# card", "loss.png": b"x", ".cache/tokenizer.json": b""}
+    )
+    told = advice(files, include=["model.safetensors", "config.json", "LICENSE"])["model-files"]
+    assert told == f"include leaves out what a server reads: {', '.join(sorted(FORMS[form]))}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_include_that_the_documentation_shows_brings_what_a_server_reads(form: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/models.md").read_text()
+    (shown,) = (
+        m for m in yaml.safe_load(re.findall(r"```yaml\n(models:.*?)```", page, re.DOTALL)[0])["models"] if "hub" in m
+    )
+    behind = [p for p in FORMS[form] if not any(fnmatch.fnmatchcase(p, pattern) for pattern in shown["include"])]
+    assert modelneeds.left_behind(behind) == []
+
+
+def test_advice_is_noted_once_in_the_lock_and_said_by_check() -> None:
+    files = GOOD | {"tokenizer.json": b"{}"}
+    verdict = examine(files, include=["*.safetensors", "config.json", "LICENSE"])
+    notes = {p: verdict.notes(p) for p in ("LICENSE", "config.json", "model.safetensors")}
+    assert [len(n) for n in notes.values()] == [2, 0, 0]
+    artifacts = tuple(
+        Artifact(
+            path=f"models/m/{path}", kind="models", group="m", name="m", size=1, sha256="0" * 64, source="https://example.org/x",
+            notes=("waiver licence: because", *told), profiles=("gpu",),
+        )
+        for path, told in notes.items()
+    )  # fmt: skip
+    definition = Definition.model_validate(
+        {"schema": 1, "name": "t", "version": "1.0", "target": {"os": "debian-12", "python": "3.11"}}
+    )
+    lock = Lock(name="t", version="1.0", definition_sha256="", artifacts=artifacts)
+    said = {f.rule: f for f in check(gather(definition, lock, date(2026, 11, 21)))}
+    assert said.keys() == {"model-files", "chat-template"}
+    assert {f.severity for f in said.values()} == {"warning"}
+    assert said["model-files"].what == "models/m: include leaves out what a server reads: tokenizer.json"
+    assert "no chat template" in said["chat-template"].what

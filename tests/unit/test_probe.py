@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine import probe
+from engine import chat, probe
 from engine.errors import ApplianceError, InputError
 
 GOOD = {"usage": {"completion_tokens": 1}}
@@ -150,9 +150,9 @@ def test_a_server_that_starts_is_waited_for(path: Path, monkeypatch: pytest.Monk
     asked = threading.Event()
     original = probe.ask_token
 
-    def ask(target: probe.Target, model: str, timeout_s: float) -> probe.Answer:
+    def ask(target: probe.Target, model: str, timeout_s: float, *, chats: bool = False) -> probe.Answer:
         try:
-            return original(target, model, timeout_s)
+            return original(target, model, timeout_s, chats=chats)
         finally:
             asked.set()
 
@@ -212,6 +212,50 @@ def test_the_command_prints_one_document(path: Path, capsys: pytest.CaptureFixtu
     with server(path, says(http(200, json.dumps(GOOD).encode()))):
         assert probe.main([f"--socket={path}", "--model=tiny", "--timeout=5"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "endpoint"),
+    [
+        ({}, chat.COMPLETIONS),
+        ({"tokenizer_config.json": "{}"}, chat.COMPLETIONS),
+        ({"tokenizer_config.json": "not JSON"}, chat.COMPLETIONS),
+        ({"tokenizer_config.json": "[" * 100_000}, chat.COMPLETIONS),
+        ({"chat_template.jinja": "{{ messages }}"}, chat.CHAT),
+        ({"tokenizer_config.json": '{"chat_template": "{{ messages }}"}'}, chat.CHAT),
+        ({"tekken.json": "{}"}, chat.CHAT),
+    ],
+)
+@pytest.mark.parametrize("wait", [(), ("--wait",)])
+def test_a_model_with_a_chat_template_is_asked_for_a_chat(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, str],
+    endpoint: str,
+    wait: tuple[str],
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with server(path, says(http(200, json.dumps(GOOD).encode()))) as requests:
+        assert probe.main([f"--socket={path}", "--model=tiny", f"--folder={folder}", "--timeout=5", *wait]) == 0
+    assert json.loads(capsys.readouterr().out)["endpoint"] == endpoint
+    head, _, body = requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(f"POST {endpoint} HTTP/1.1".encode())
+    asked = json.loads(body)
+    said = asked["messages"][0]["content"] if endpoint == chat.CHAT else asked["prompt"]
+    assert len(said.split()) >= 16, "a first prompt this short kills vLLM on CPUs with AMX"
+
+
+def test_a_template_that_cannot_be_read_is_not_taken_for_none(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").symlink_to("tokenizer_config.json")  # a circle
+    with pytest.raises(InputError, match="the model's folder cannot be read"):
+        probe.main([f"--socket={path}", "--model=tiny", f"--folder={folder}"])
+    assert not chat.folder_has_template(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("url", ["http://node:8444", "https://", "https://node:8444/v1", "node:8444"])

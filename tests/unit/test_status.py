@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
+from engine.chat import CHAT, COMPLETIONS
+from engine.daytwo import look
 from engine.errors import ApplianceError
+from engine.probe import Answer
 from engine.talk import Talk
 from installer.pki import Authority, utc_now
 from installer.site import errand, records, status
@@ -37,6 +40,28 @@ SITE = Site.model_validate(
 )
 NODE = Host("gpu-1", "192.0.2.2", ("gateway", "gpu"))
 INVENTORY = Inventory(Path("site"), (NODE,), SITE)
+
+
+# -- on the node --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("template", "endpoint"), [(True, CHAT), (False, COMPLETIONS)])
+def test_a_service_is_asked_as_clients_ask_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: bool, endpoint: str
+) -> None:
+    asked: list[bool] = []
+
+    def ask(socket: Path, served: str, timeout_s: float, *, chats: bool) -> Answer:
+        asked.append(chats)
+        return Answer(served, 1, 0.1, CHAT if chats else COMPLETIONS)
+
+    (tmp_path / "model").mkdir()
+    if template:
+        (tmp_path / "model/chat_template.jinja").write_text("x")
+    (tmp_path / "chat.yaml").write_text(f'# Managed\nmodel: "{tmp_path}/model"\nserved-model-name: "m"\n')
+    monkeypatch.setattr(look, "CONFIGURATIONS", tmp_path)
+    monkeypatch.setattr(look, "ask_token", ask)
+    assert look.tokens({"chat": "m"}) == [{"service": "chat", "seconds": 0.1, "error": "", "endpoint": endpoint}]
+    assert [t["endpoint"] for t in look.tokens({"unknown": "m"})] == [COMPLETIONS]
+    assert asked == [template, False]
 
 
 # -- records ----------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def place(root: Path, template: Path, devices: tuple[str, ...]) -> str:
     instance = template.parent / "instance.conf.j2"
     if "@" in name and instance.exists():
         (units / f"{name}.d").mkdir()
-        item = {"name": "chat", "served_name": "chat", "devices": list(devices)}
+        item = {"name": "chat", "served_name": "chat", "model": "/srv/models/m", "devices": list(devices)}
         (units / f"{name}.d/instance.conf").write_text(render(instance, item=item))
     return name
 

@@ -29,6 +29,7 @@ from engine.trust import Target, Trusted
 from engine.verify import Finding, metadata_finding
 from installer import medium
 from installer.carry.compare import lacking
+from installer.carry.label import label
 from installer.carry.patchnames import KIND, LIST
 from installer.carry.plan import BLOCK, Item, Volume, plan
 
@@ -149,7 +150,7 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
             for path in sorted((bundle / "metadata").iterdir()):
                 durable.write(staging / "metadata" / path.name, path.read_bytes())
             durable.write(staging / INDEX, json.dumps(_index(split, number), indent=1) + "\n")
-            durable.write(staging / LABEL, label(split, number, now))
+            durable.write(staging / LABEL, label(split.release, number, len(split.volumes), volume, out.name, now))
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -168,29 +169,6 @@ def _index(split: Split, number: int) -> dict[str, Any]:
         "number": number,
         "volumes": [{"paths": [i.path for i in v.items], "size": v.size} for v in split.volumes],
     }
-
-
-def label(split: Split, number: int, now: datetime) -> str:
-    """The medium's label and its custody sheet, for print."""
-    volume, total = split.volumes[number - 1], len(split.volumes)
-    lines = "\n".join(
-        f"  {n:>2}. received ______________  from ____________________  to ____________________" for n in range(1, 7)
-    )
-    return f"""{split.release}
-VOLUME {number} OF {total}
-{"=" * 60}
-files   {len(volume.items):,}
-bytes   {volume.size:,}
-written {now:%Y-%m-%d %H:%M} UTC
-
-Check this volume alone:   appliance verify --root root.json {split.media[number - 1].name}
-Take it in, in any order:  appliance import {split.media[number - 1].name}
-Write it again, if it is damaged, beside the others' media:
-                           appliance split … --only {number}
-
-Custody
-{lines}
-"""
 
 
 def is_volume(path: Path) -> bool:

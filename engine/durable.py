@@ -122,12 +122,6 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             sync_dir(path.parent)
 
 
-# A medium that was pulled out, is damaged, or whose file system has no such call.
-_MEDIUM = frozenset(
-    (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENAMETOOLONG, errno.ENOSYS, errno.EOPNOTSUPP)
-)
-
-
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the disk's refusals below into a message that says what to free or mend."""
@@ -149,14 +143,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EFBIG:
             raise ResourceError(
-                "the file is longer than the file system there allows (FAT32 ends at 4 GiB)",
+                f"cannot write: {error.strerror}",
                 where=where,
-                remedy="Carry it with `appliance split`, which cuts long files, or use a medium with exFAT, ext4 or XFS.",
+                remedy="Carry it with `appliance split`, which cuts long files, or use a file system that takes them.",
             ) from error
-        if error.errno in _MEDIUM:
+        if error.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE):
             raise ResourceError(
-                f"the medium or its file system does not do what is needed: {error.strerror}",
+                f"the device reports an error: {error.strerror}",
                 where=where,
-                remedy="Check that it is whole and still connected (dmesg), or use another medium.",
+                remedy="Check that it is connected and whole (dmesg), or use another one.",
             ) from error
         raise

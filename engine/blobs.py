@@ -6,6 +6,7 @@ flushed to disk, so a name that exists is content that was verified on arrival.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.durable import disk_errors, sync_dir
+from engine import placing
+from engine.durable import disk_errors, set_mode, sync_dir
 from engine.errors import ApplianceError, TrustError
 
 CHUNK = 1 << 20  # bytes a read; larger reads measured no faster once hashing is the limit
@@ -23,7 +25,6 @@ HASH_CHUNK = (
     256 << 10
 )  # bytes of the buffer that files are hashed and copied through: fits into every core's L2, and no slower than more
 EARLY = 8 << 20  # bytes after which a file that is being written is sent on to its disk
-FICLONE = 0x40049409  # ioctl of linux/fs.h
 Advance = Callable[[int], None]
 
 
@@ -83,7 +84,7 @@ class Blobs:
                     )
                 file.flush()
                 os.fsync(fd)
-                os.fchmod(fd, 0o444)
+                set_mode(fd, 0o444, final)
                 partial.replace(final)
             sync_dir(final.parent)
 
@@ -100,7 +101,7 @@ class Blobs:
             yield file
 
     def keep(self, path: Path) -> tuple[str, int]:
-        """Take in a file that was made on this file system: hash it, flush it, give it its name.
+        """Take in a file that was made here: hash it, flush it, give it its name. The file itself is gone then.
 
         Returns:
             SHA-256 in hexadecimal and length in bytes.
@@ -108,10 +109,16 @@ class Blobs:
         with disk_errors(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
             sha256, size = hash_stream(file)
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o444)
+            set_mode(file.fileno(), 0o444, path)
             final = self.path(sha256)
             final.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(final)
+            try:
+                path.replace(final)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                placing.place(path, final, sha256, size)
+                path.unlink()
             sync_dir(final.parent)
         return sha256, size
 
@@ -132,8 +139,11 @@ class Blobs:
         final.parent.mkdir(parents=True, exist_ok=True)
         if before.st_uid != os.geteuid() or before.st_dev != final.parent.stat().st_dev:
             return False
-        os.fchmod(fd, 0o444)
-        if not _nobody_writes(fd):
+        try:
+            os.fchmod(fd, 0o444)
+        except OSError:  # a file system without permissions cannot keep others from writing into it
+            return False
+        if os.fstat(fd).st_mode & 0o222 or not _nobody_writes(fd):
             return False
         found, length = hash_stream(file, advance)
         after = os.fstat(fd)
@@ -160,23 +170,20 @@ class Blobs:
         except OSError:
             return False
         try:
-            fcntl.ioctl(fd, FICLONE, file.fileno())
+            return placing.share(file.fileno(), fd)
         except OSError:
             return False
         finally:
             os.close(fd)
-        return True
 
-    def link(self, sha256: str, destination: Path) -> None:
-        """Give the blob a second name at ``destination``; copies where the file system differs or refuses."""
-        destination.parent.mkdir(parents=True, exist_ok=True)
+    def link(self, sha256: str, destination: Path, advance: Advance = ignore) -> int:
+        """Give the blob a second name at ``destination``; bytes that had to be copied, where links cannot be (``placing``).
+
+        Raises:
+            TrustError: the blob rotted, which a copy shows.
+        """
         source = self.path(sha256)
-        try:
-            os.link(source, destination, follow_symlinks=False)
-        except FileExistsError:
-            if destination.stat(follow_symlinks=False).st_ino != source.stat().st_ino:
-                destination.unlink()
-                self.link(sha256, destination)
+        return placing.place(source, destination, sha256, source.stat().st_size, advance)
 
 
 class Incoming:
@@ -212,9 +219,7 @@ class Incoming:
         """
         if self._file is None or self.done:
             return False
-        try:
-            fcntl.ioctl(self._file.fileno(), FICLONE, source_fd)
-        except OSError:
+        if not placing.share(source_fd, self._file.fileno()):
             return False
         self.rehash()
         return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,14 +15,42 @@ from typing import IO
 
 from engine import refusals
 
+# What a file system answers to a call that it does not have: exFAT and FAT have no links and modes, FUSE and network file
+# systems leave more out, and each says so in its own way. EPERM is what Linux demands of link(2) there.
+CANNOT = frozenset(
+    (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK, errno.ENOTTY)
+)
+
 
 def sync_dir(path: Path) -> None:
-    """Flush a directory entry change (a rename) to disk."""
+    """Flush a directory entry change (a rename) to disk, where the file system can flush directories."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
     finally:
         os.close(fd)
+
+
+def set_mode(fd: int, mode: int, where: Path) -> None:
+    """Give an open file its permissions; those that only say who else may read are left out where a file system has none.
+
+    Raises:
+        ResourceError: ``mode`` is for the owner alone and the file system lets others read.
+    """
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+    if not mode & 0o077 and stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+        raise ResourceError(
+            "the file system there keeps no permissions, so others could read a secret",
+            where=str(where),
+            remedy="Choose a place on ext4, XFS or Btrfs, or mount it for its owner alone (umask=077).",
+        )
 
 
 def sync_file(file: IO[bytes]) -> None:
@@ -48,6 +78,11 @@ def together(directory: Path) -> Iterator[None]:
     _sync_file_system(directory)
 
 
+def flushed_later(path: Path) -> bool:
+    """Whether what is written at ``path`` is flushed by ``together``, so that its writer need not."""
+    return (directory := _TOGETHER.get()) is not None and path.is_relative_to(directory)
+
+
 def _sync_file_system(path: Path) -> None:
     """syncfs(2), which Python does not offer."""
     import ctypes  # noqa: PLC0415  # few callers need it
@@ -69,13 +104,13 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    later = (directory := _TOGETHER.get()) is not None and path.is_relative_to(directory)
+    later = flushed_later(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
             with os.fdopen(fd, "wb") as out:
-                os.fchmod(fd, mode)
+                set_mode(fd, mode, path)
                 out.write(raw)
                 out.flush()
                 if not later:

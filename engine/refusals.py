@@ -31,7 +31,7 @@ PLACE = {
     errno.EACCES: OWNER,
     errno.EPERM: OWNER,
     errno.EROFS: "Mount it writable, or choose another path.",
-    errno.EFBIG: "Choose a file system that takes files of this size.",
+    errno.EFBIG: "Carry it with `appliance split`, which cuts long files, or use a file system that takes them.",
     errno.ETXTBSY: "End the program that runs from there.",
     errno.EBUSY: "End what uses it.",
     errno.ESTALE: "Mount the network file system again.",

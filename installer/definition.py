@@ -81,6 +81,19 @@ class DirectWheel(_Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class WheelWaiver(_Strict):
+    """Files that two wheels of the set may both install with different content, and why that does no harm.
+
+    Those of the wheel whose distribution's name sorts last stay, in the runtime image and on nodes alike.
+    """
+
+    rule: Literal["overwrite"]
+    paths: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="As the refusal names them; * stands for anything, slashes too, for example tests/*."
+    )
+    reason: Annotated[str, Field(min_length=10, description="Recorded in the lock and in the bundle's manifest.")]
+
+
 class WheelSet(_Strict):
     """One Python environment: its requirements and everything they need."""
 
@@ -104,6 +117,7 @@ class WheelSet(_Strict):
         description="Also build the set as one squashfs image that nodes mount instead of installing wheels: with the "
         "interpreter from this definition's packages (debs), or run by the node's own (node).",
     )
+    waivers: tuple[WheelWaiver, ...] = ()
     profiles: Profiles
 
 

@@ -31,10 +31,12 @@ from engine.report import Report, Silent
 from engine.trust import Target, Trusted, listing
 from installer.carry import patches as patch_lists
 from installer.carry import rebuild, sources
+from installer.medium import Medium, ask
 from installer.releases import releases
 from installer.trust import downgrade
 
 HEADROOM = 64 << 20  # bytes
+ELSEWHERE = "Choose a place for the depot on ext4, XFS or Btrfs with --depot; bundles are read from any medium."
 COPIERS = 4
 
 
@@ -194,6 +196,7 @@ class Depot:
         """
         report = report or Silent()
         with disk_errors(self.root):
+            asked = self.medium()
             self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
             with self.exclusive():
                 trusted = self.open(bundle, root_json, demand)
@@ -206,6 +209,7 @@ class Depot:
                     return Imported(trusted, final, 0, changed=False)
                 found = sources.find(bundle, trusted, missing, patch_lists.read(bundle, trusted), self.blobs)
                 whole = 0 if self._in_place(bundle, found.files, link) else found.size
+                self.require_holds(asked, trusted)
                 self.require_space(whole + found.rebuilt)
                 copied = self._copy(bundle, found.files, report, link)
                 for patch in found.patches:
@@ -252,6 +256,28 @@ class Depot:
                     "another command is changing the depot", where=str(self.root), remedy="Wait for it to end."
                 ) from error
             yield
+
+    def medium(self) -> Medium:
+        """What the depot's file system holds; asked before anything is written there.
+
+        A release is shown as links to its contents. Without links every content would lie there twice, and a second import
+        could not tell a whole view from a changed one.
+
+        Raises:
+            ResourceError: it has no hard links.
+        """
+        asked = ask(self.root)
+        if not asked.links:
+            raise ResourceError(f"{asked.kind} has no hard links there", where=str(self.root), remedy=ELSEWHERE)
+        return asked
+
+    def require_holds(self, asked: Medium, trusted: Trusted) -> None:
+        """Refuse a release of which the file system does not take a file.
+
+        Raises:
+            ResourceError: names the files, the longest first.
+        """
+        asked.require({t.path: t.size for t in trusted.targets.values()}, remedy=ELSEWHERE)
 
     def require_space(self, size: int) -> None:
         """Refuse before the first of ``size`` bytes is written.

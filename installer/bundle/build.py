@@ -13,12 +13,13 @@ from pathlib import Path
 
 from engine import durable
 from engine.durable import disk_errors
-from engine.errors import ResourceError, TrustError
+from engine.errors import ResourceError
+from installer import medium
 from installer.bundle import known, readme
 from installer.bundle.lock import KINDS
 from installer.definition import Definition
 from installer.evidence import provenance, writing
-from installer.kinds import Work
+from installer.kinds import Work, damaged
 from installer.lockfile import Artifact, Lock
 from installer.runtime import image, recipe
 from installer.trust import sign
@@ -71,7 +72,7 @@ def build(
         ResourceError: the disk is full or another build runs.
     """
     final = out / definition.release
-    staging = out / f".{definition.release}.building"
+    staging = _staging(out, definition.release)
     with disk_errors(out), _only_one(out, definition.release):
         _remove(staging)
         for name, kind in KINDS.items():
@@ -189,12 +190,7 @@ def _compare(lock: Lock, work: Work, hashes: dict[str, str]) -> None:
     """What lies in the bundle is what was locked, even if the cache rotted since it was filled."""
     for artifact in lock.artifacts:
         if hashes.get(f"content/{artifact.path}") != artifact.sha256:
-            work.cache.path(artifact.sha256).unlink(missing_ok=True)
-            raise TrustError(
-                "the builder's cache holds damaged content",
-                where=artifact.path,
-                remedy="It was removed; run the same command again.",
-            )
+            raise damaged(work, artifact)
 
 
 @contextmanager
@@ -230,29 +226,29 @@ def require_space(out: Path, artifacts: Sequence[Artifact], work: Work) -> None:
     """Refuse before the first byte when the disks cannot hold the result.
 
     Raises:
-        ResourceError: with the number of bytes that are missing.
+        ResourceError: with the number of bytes that are missing, or with the files that the file system does not take.
     """
-    missing = sum({a.sha256: a.size for a in artifacts if not work.cache.has(a.sha256, a.size)}.values())
-    same_disk = _device(out) == _device(work.cache.root)
-    laid_out = (
-        0 if same_disk else sum(a.size for a in artifacts)
-    )  # on one file system the bundle is links into the cache
-    needs = [(work.cache.root, missing + HEADROOM), (out, laid_out + HEADROOM)]
-    for place, need in needs:
-        free = shutil.disk_usage(_existing(place)).free
-        if free < need:
-            raise ResourceError(
-                f"{need - free} bytes too few are free",
-                where=str(place),
-                remedy="Free space, or choose another place with --out or --cache.",
-            )
+    missing = {
+        a.path: a.size for a in {a.sha256: a for a in artifacts}.values() if not work.cache.has(a.sha256, a.size)
+    }
+    laid_out = {a.path: a.size for a in artifacts}
+    cache, target = medium.ask(work.cache.root), medium.ask(out)
+    cache.require_lengths(missing, remedy="Choose another place with --cache.")
+    target.require(
+        laid_out,
+        remedy="Build on another disk with --out and carry the bundle with `appliance split`, which cuts long files, or use "
+        "a medium with another file system: exFAT takes files of any length.",
+    )
+    same = target.place.stat().st_dev == cache.place.stat().st_dev
+    # On one file system with links the bundle is links into the cache.
+    fetched, copied = cache.occupied(missing), 0 if same and target.links else target.occupied(laid_out)
+    killed = medium.leftovers(_staging(out, work.definition.release))  # goes before anything is laid out
+    for one, need in ((cache, fetched + same * copied), (target, copied + same * fetched)):
+        one.require_room(
+            need + HEADROOM - killed * (same or one is target),
+            remedy="Free space, or choose another place with --out or --cache.",
+        )
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
+def _staging(out: Path, release: str) -> Path:
+    return out / f".{release}.building"

@@ -12,9 +12,10 @@ from securesystemslib.signer import Signer
 
 from engine import durable
 from engine.copying import copy_target
-from engine.errors import InputError, ResourceError
+from engine.errors import InputError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
+from installer import medium
 from installer.carry import patches
 from installer.carry.compare import lacking
 from installer.carry.patches import Patch
@@ -77,22 +78,40 @@ def write(
     if out.exists():
         raise InputError("it is there already", where=str(out), remedy="Name a directory that does not exist yet.")
     missing = lacking(trusted, have)
-    size = sum(t.size for t in missing)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out.parent).free
-    if free < size + HEADROOM:
-        raise ResourceError(
-            f"{size + HEADROOM - free} bytes too few are free",
-            where=str(out.parent),
-            remedy="Free space, or name another place.",
-        )
     staging = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    patched = _patches(trusted, missing, staging, patching, report) if patching else ()
-    made = {p.target for p in patched}
-    missing = tuple(t for t in missing if t.sha256 not in made)
+    with durable.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        _require(medium.ask(out.parent), missing)
+        try:
+            patched = _patches(trusted, missing, staging, patching, report) if patching else ()
+            made = {p.target for p in patched}
+            missing = tuple(t for t in missing if t.sha256 not in made)
+            _copy(bundle, missing, staging, report)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        staging.rename(out)
+        durable.sync_dir(out.parent)
     size = sum(t.size for t in missing)
-    report.begin("delta", size)
+    report.end("delta")
+    files, size = len(missing) + len(patched), size + sum(p.size for p in patched)
+    return Delta(out, trusted.release, files, size, trusted.size, patched)
+
+
+def _require(place: medium.Medium, missing: Sequence[Target]) -> None:
+    files = {t.path: t.size for t in missing}
+    place.require(
+        files,
+        remedy="Write the delta on another disk and carry it with `appliance split`, which cuts long files, or use a medium "
+        "with another file system: exFAT takes files of any length.",
+    )
+    place.require_room(place.occupied(files) + HEADROOM, remedy="Free space, or name another place.")
+
+
+def _copy(bundle: Path, missing: Sequence[Target], staging: Path, report: Report) -> None:
+    """The files and all metadata of the bundle."""
+    report.begin("delta", sum(t.size for t in missing))
 
     def one(target: Target) -> None:
         copy_target(bundle, target, staging / target.path, lambda n: report.advance("delta", n))
@@ -101,11 +120,6 @@ def write(
         list(workers.map(one, missing))
     for path in sorted((bundle / "metadata").iterdir()):
         durable.write(staging / "metadata" / path.name, path.read_bytes())
-    staging.rename(out)
-    durable.sync_dir(out.parent)
-    report.end("delta")
-    files, size = len(missing) + len(patched), size + sum(p.size for p in patched)
-    return Delta(out, trusted.release, files, size, trusted.size, patched)
 
 
 def _patches(

@@ -19,6 +19,7 @@ from engine import durable, tree
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Trusted
+from installer import medium
 from installer.carry import volumes
 from installer.carry.streams import BLOCK, FILE, Entry, Unpacker, Writer
 from installer.carry.volumes import Split
@@ -43,21 +44,48 @@ def write(
     """
     report = report or Silent()
     entries = [entries_of([i.path for i in v.items], trusted) for v in split.volumes]
-    k, length = len(entries), max(sum(e.size for e in v) for v in entries)
-    for place in places:
-        if shutil.disk_usage(place).free < length + volumes.RESERVE:
-            raise ResourceError(
-                f"parity needs {length:,} bytes", where=str(place), remedy="Use a medium as large as the others."
-            )
+    length = max(sum(e.size for e in v) for v in entries)
     outs = [place / name(split, n, len(places)) for n, place in enumerate(places, 1)]
     stagings = [out.with_name(f".{out.name}.writing") for out in outs]
+    for place in set(places):
+        here = [n for n, other in enumerate(places) if other == place]
+        free = shutil.disk_usage(place).free + medium.leftovers(*(p for n in here for p in (outs[n], stagings[n])))
+        if free < (need := len(here) * (length + volumes.RESERVE)):
+            raise ResourceError(
+                f"parity needs {need:,} bytes, {need - free:,} more than are free",
+                where=str(place),
+                remedy="Use a medium as large as the others.",
+            )
+    with durable.disk_errors(places[0]):
+        try:
+            _encode(split, trusted, entries, length, outs, stagings, now, report)
+        except BaseException:
+            for staging in stagings:
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+    return outs
+
+
+def _encode(
+    split: Split,
+    trusted: Trusted,
+    entries: Sequence[Sequence[Entry]],
+    length: int,
+    outs: Sequence[Path],
+    stagings: Sequence[Path],
+    now: datetime,
+    report: Report,
+) -> None:
+    k, places = len(entries), outs
     encoder = _zfec().Encoder(k, k + len(places))
     report.begin("parity", length)
     writers = []
-    for staging in stagings:
+    for staging, out in zip(stagings, outs, strict=True):
         shutil.rmtree(staging, ignore_errors=True)
+        if shutil.disk_usage(out.parent).free < length + volumes.RESERVE:
+            shutil.rmtree(out, ignore_errors=True)  # no room for both; this one is about to be written again
         writers.append(Writer(staging / DIRECTORY))
-    streams = [_blocks(medium, e, length) for medium, e in zip(split.media, entries, strict=True)]
+    streams = [_blocks(volume, e, length) for volume, e in zip(split.media, entries, strict=True)]
     for blocks in zip(*streams, strict=True):
         coded = encoder.encode(list(blocks), list(range(k, k + len(places))))
         for writer, block in zip(writers, coded, strict=True):
@@ -76,7 +104,6 @@ def write(
         staging.rename(out)
         durable.sync_dir(out.parent)
     report.end("parity")
-    return outs
 
 
 def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report | None = None) -> list[Path]:
@@ -88,7 +115,7 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
     Raises:
         InputError: too few of them, or they are not of one set.
         TrustError: what came out is not as signed: one of the volumes is damaged.
-        ResourceError: zfec is not installed.
+        ResourceError: zfec is not installed, or ``out`` cannot hold them.
     """
     report = report or Silent()
     indexes = {i.number: (m, i) for m, i in ((m, volumes.read_index(m)) for m in media)}
@@ -122,14 +149,31 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
     order = _places(used, k)
     decoder = _zfec().Decoder(k, total)
     stagings = {n: out / f".{trusted.release}.{n}-of-{k}.writing" for n in missing}
-    writers = {n: Unpacker(stagings[n], entries[n - 1]) for n in missing}
-    report.begin("recover", length)
-    for blocks in zip(*streams, strict=True):
-        whole = decoder.decode([blocks[i] for i in order], [used[i] - 1 for i in order])
-        for n in missing:
-            writers[n].write(whole[n - 1])
-        report.advance("recover", BLOCK)
-    return [_finish(writers[n], stagings[n], n, trusted.release, lists, media[0]) for n in missing]
+    with durable.disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        writers = {n: Unpacker(stagings[n], entries[n - 1]) for n in missing}
+        _require(medium.ask(out), [entries[n - 1] for n in missing])
+        report.begin("recover", length)
+        try:
+            for blocks in zip(*streams, strict=True):
+                whole = decoder.decode([blocks[i] for i in order], [used[i] - 1 for i in order])
+                for n in missing:
+                    writers[n].write(whole[n - 1])
+                report.advance("recover", BLOCK)
+            return [_finish(writers[n], stagings[n], n, trusted.release, lists, media[0]) for n in missing]
+        except BaseException:
+            for staging in stagings.values():
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def _require(place: medium.Medium, volumes_: Sequence[Sequence[Entry]]) -> None:
+    for entries in volumes_:
+        place.require(
+            {e.path: e.size for e in entries}, remedy="Recover to another disk; the lost medium held such files."
+        )
+    need = sum(place.occupied({e.path: e.size for e in entries}) + volumes.RESERVE for entries in volumes_)
+    place.require_room(need, remedy="Free space there, or name another place with --out.")
 
 
 def entries_of(paths: Sequence[str], trusted: Trusted) -> list[Entry]:

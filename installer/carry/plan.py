@@ -13,16 +13,17 @@ BLOCK = 4096  # bytes; what a file occupies at least on the file systems of medi
 
 @dataclass(frozen=True)
 class Item:
-    """A whole file, or one piece of a large one (``piece`` counts from 0). ``size`` in bytes."""
+    """A whole file, or one piece of a large one (``piece`` counts from 0). ``size`` in bytes; ``block`` is the medium's."""
 
     target: Target
     piece: int | None
     size: int
+    block: int = BLOCK
 
     @property
     def occupied(self) -> int:
         """Bytes on the medium, with the file system's rounding and its entry."""
-        return -(-self.size // BLOCK) * BLOCK + BLOCK
+        return -(-self.size // self.block) * self.block + BLOCK
 
     @property
     def path(self) -> str:
@@ -46,32 +47,47 @@ class Volume:
         return sum(i.size for i in self.items)
 
 
-def items(targets: Iterable[Target], capacity: int) -> list[Item]:
-    """Files as items; those longer than a tenth of a medium in their pieces, so that little space is left over."""
+def items(targets: Iterable[Target], capacity: int, *, block: int = BLOCK, cut_above: int | None = None) -> list[Item]:
+    """Files as items; in their pieces those longer than ``cut_above`` bytes, which the media may not take whole, and those
+    longer than a tenth of a medium, so that little space is left over.
+    """
+    most = capacity // 10 if cut_above is None else min(capacity // 10, cut_above)
     out = []
     for target in targets:
-        if target.chunks and target.size > capacity // 10:
+        if target.chunks and target.size > most:
             for index in range(len(target.chunks)):
                 start = index * target.chunk_size
-                out.append(Item(target, index, min(target.chunk_size, target.size - start)))
+                out.append(Item(target, index, min(target.chunk_size, target.size - start), block))
         else:
-            out.append(Item(target, None, target.size))
+            out.append(Item(target, None, target.size, block))
     return out
 
 
-def plan(targets: Sequence[Target], capacities: Sequence[int], *, repeat: bool) -> list[Volume]:
+def plan(
+    targets: Sequence[Target],
+    capacities: Sequence[int],
+    *,
+    repeat: bool,
+    block: int = BLOCK,
+    cut_above: int | None = None,
+) -> list[Volume]:
     """Put every file on a volume, first fit by decreasing size, largest volumes first.
 
     Args:
         targets: one for each content.
         capacities: bytes of each medium; with ``repeat`` one size, as often as needed.
+        block: bytes that the smallest file occupies on the media.
+        cut_above: bytes; longer files go in pieces, whatever room there is.
 
     Raises:
         InputError: a file fits on no medium, or all of them together are too small.
     """
     if not capacities or max(capacities) <= 0:
         raise InputError("a medium is too small for the metadata alone", remedy="Use larger media.")
-    wanted = sorted(items(targets, max(capacities)), key=lambda i: (-i.occupied, i.target.path, i.piece or 0))
+    wanted = sorted(
+        items(targets, max(capacities), block=block, cut_above=cut_above),
+        key=lambda i: (-i.occupied, i.target.path, i.piece or 0),
+    )
     waiting = [] if repeat else sorted(capacities, reverse=True)
     volumes: list[Volume] = []
     free: list[int] = []

@@ -45,9 +45,11 @@ def take_in(
     """
     report = report or Silent()
     with disk_errors(depot.root):
+        asked = depot.medium()
         depot.root.mkdir(parents=True, exist_ok=True, mode=0o755)
         with depot.exclusive():
             trusted = depot.open(volume, root_json, demand)
+            depot.require_holds(asked, trusted)
             index = volumes.read_index(volume)
             if (volume / "parity").is_dir():
                 raise InputError(

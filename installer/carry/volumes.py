@@ -12,6 +12,7 @@ signed hashes:
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
 from engine.verify import Finding, metadata_finding
+from installer import medium
 from installer.carry.compare import lacking
+from installer.carry.label import label
 from installer.carry.patchnames import KIND, LIST
-from installer.carry.plan import Item, Volume, plan
+from installer.carry.plan import BLOCK, Item, Volume, plan
 
 INDEX, LABEL = "volume.json", "LABEL.txt"
 MAX_INDEX = 32 << 20  # bytes
@@ -60,22 +63,58 @@ def layout(
 
     Raises:
         InputError: it does not fit.
+        ResourceError: a file system does not take a file, however it is cut.
     """
-    overhead = RESERVE + sum(p.stat().st_size for p in (bundle / "metadata").iterdir())
     listed = lacking(trusted, ())
     contents = [t for t in listed if (bundle / t.path).is_file()]
+    asked = [medium.ask(place) for place in media or (out or Path(),)]
+    block = max(BLOCK, *(m.block for m in asked))
+    directories = {p.parent for t in contents for p in (Path(t.path), Path("pieces") / t.sha256 / "00000")}
+    metadata = [p.stat().st_size for p in (bundle / "metadata").iterdir()]
+    # Directories take a block each; on media with small ones that is what the reserve is for.
+    overhead = RESERVE + sum(metadata) + (block > BLOCK) * block * (len(metadata) + len(directories))
+    # What a directory made here is copied to is not known: to FAT32 it must be possible.
+    limits = [m.cut_above for m in asked] if media else [medium.FAT_LONGEST, asked[0].longest]
+    cut_above = min((n for n in limits if n is not None), default=None)
+    sizes = [m.free - overhead for m in asked]
+    earlier = [_earlier(place, trusted.release) for place in media]
+
+    def fit(capacities: list[int]) -> tuple[list[Volume], tuple[Path, ...]]:
+        made = plan(contents, capacities, repeat=not media, block=block, cut_above=cut_above)
+        largest_first = sorted(range(len(capacities)), key=lambda n: -capacities[n])
+        places = [media[n] for n in largest_first[: len(made)]] if media else [out or Path()] * len(made)
+        return made, tuple(place / f"{trusted.release}.{n}-of-{len(made)}" for n, place in enumerate(places, 1))
+
     if media:
-        free = [shutil.disk_usage(m).free - overhead for m in media]
-        volumes = plan(contents, free, repeat=False)
-        by_size = sorted(range(len(media)), key=lambda n: -free[n])
-        places = [media[by_size[n]] for n in range(len(volumes))]
+        # What an earlier run left is written over, so its room counts; unless the media are others now, then it stays.
+        volumes, paths = fit([n + medium.leftovers(*old) for n, old in zip(sizes, earlier, strict=True)])
+        if not {p.with_name(_final(p.name)) for old in earlier for p in old} <= set(paths):
+            volumes, paths = fit(sizes)
     else:
-        volumes = plan(contents, [size - overhead], repeat=True)
-        places = [out or Path()] * len(volumes)
-    total = len(volumes)
-    paths = tuple(place / f"{trusted.release}.{n + 1}-of-{total}" for n, place in enumerate(places))
+        volumes, paths = fit([size - overhead])
+    for path, volume in zip(paths, volumes, strict=True):
+        next(m for m, place in zip(asked, media or (out or Path(),), strict=True) if place == path.parent).require(
+            {i.path: i.size for i in volume.items},
+            remedy="They cannot be cut, for no hashes of their pieces are signed; use a medium with another file system: "
+            "exFAT takes files of any length.",
+        )
     here = {t.sha256 for t in contents} | {Path(t.path).stem for t in contents if t.kind == KIND}
     return Split(trusted.release, tuple(volumes), paths, sum(t.sha256 not in here for t in listed))
+
+
+def _earlier(place: Path, release: str) -> list[Path]:
+    """Volumes of this release that lie at a place, whole or half written."""
+    mine = re.compile(rf"{re.escape(release)}\.[0-9]+-of-[0-9]+")
+    return [p for p in place.iterdir() if mine.fullmatch(_final(p.name))] if place.is_dir() else []
+
+
+def _final(name: str) -> str:
+    """The name that a half-written volume would have got; every other name as it is."""
+    return re.sub(r"^\.(.*)\.(writing|old)$", r"\1", name)
+
+
+def _hidden(out: Path, ending: str) -> Path:
+    return out.with_name(f".{out.name}.{ending}")
 
 
 def write(bundle: Path, split: Split, number: int, now: datetime, report: Report | None = None) -> Path:
@@ -89,8 +128,11 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
     report = report or Silent()
     require_room(split, number)
     volume, out = split.volumes[number - 1], split.media[number - 1]
-    staging = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
+    staging, old = _hidden(out, "writing"), _hidden(out, "old")
+    for leftover in (staging, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if shutil.disk_usage(out.parent).free < _need(volume):
+        shutil.rmtree(out, ignore_errors=True)  # no room for both; this one is about to be written again
     task = f"volume {number} of {len(split.volumes)}"
     report.begin(task, volume.size)
 
@@ -101,22 +143,21 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
         else:
             copy_piece(bundle, item.target, item.piece, to, lambda n: report.advance(task, n))
 
-    try:
-        with ThreadPoolExecutor(WORKERS) as workers:
-            list(workers.map(one, volume.items))
-        for path in sorted((bundle / "metadata").iterdir()):
-            durable.write(staging / "metadata" / path.name, path.read_bytes())
-        durable.write(staging / INDEX, json.dumps(_index(split, number), indent=1) + "\n")
-        durable.write(staging / LABEL, label(split, number, now))
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    staging.rename(out)
-    durable.sync_dir(out.parent)
+    with durable.disk_errors(out):
+        try:
+            with ThreadPoolExecutor(WORKERS) as workers:
+                list(workers.map(one, volume.items))
+            for path in sorted((bundle / "metadata").iterdir()):
+                durable.write(staging / "metadata" / path.name, path.read_bytes())
+            durable.write(staging / INDEX, json.dumps(_index(split, number), indent=1) + "\n")
+            durable.write(staging / LABEL, label(split.release, number, len(split.volumes), volume, out.name, now))
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        if out.exists():
+            out.rename(old)
+        staging.rename(out)
+        durable.sync_dir(out.parent)
     shutil.rmtree(old, ignore_errors=True)
     report.end(task)
     return out
@@ -128,29 +169,6 @@ def _index(split: Split, number: int) -> dict[str, Any]:
         "number": number,
         "volumes": [{"paths": [i.path for i in v.items], "size": v.size} for v in split.volumes],
     }
-
-
-def label(split: Split, number: int, now: datetime) -> str:
-    """The medium's label and its custody sheet, for print."""
-    volume, total = split.volumes[number - 1], len(split.volumes)
-    lines = "\n".join(
-        f"  {n:>2}. received ______________  from ____________________  to ____________________" for n in range(1, 7)
-    )
-    return f"""{split.release}
-VOLUME {number} OF {total}
-{"=" * 60}
-files   {len(volume.items):,}
-bytes   {volume.size:,}
-written {now:%Y-%m-%d %H:%M} UTC
-
-Check this volume alone:   appliance verify --root root.json {split.media[number - 1].name}
-Take it in, in any order:  appliance import {split.media[number - 1].name}
-Write it again, if it is damaged, beside the others' media:
-                           appliance split … --only {number}
-
-Custody
-{lines}
-"""
 
 
 def is_volume(path: Path) -> bool:
@@ -247,20 +265,30 @@ def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[
     return findings
 
 
-def require_room(split: Split, number: int) -> None:
-    """Refuse before the first byte when a medium is too small by now.
+def require_room(split: Split, *numbers: int) -> None:
+    """Refuse before the first byte when a medium is too small by now for these volumes together.
 
     Raises:
         InputError: there is no such volume.
         ResourceError: with what is missing.
     """
-    if not 1 <= number <= len(split.volumes):
-        raise InputError(f"there is no volume {number} of {len(split.volumes)}", remedy="Name one of these.")
-    place, volume = split.media[number - 1].parent, split.volumes[number - 1]
-    place.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(place).free
-    need = sum(i.occupied for i in volume.items) + RESERVE
-    if free < need:
-        raise ResourceError(
-            f"{need - free:,} bytes too few are free", where=str(place), remedy="Free space there, or use --size."
-        )
+    places: dict[Path, list[int]] = {}
+    for number in numbers:
+        if not 1 <= number <= len(split.volumes):
+            raise InputError(f"there is no volume {number} of {len(split.volumes)}", remedy="Name one of these.")
+        places.setdefault(split.media[number - 1].parent, []).append(number)
+    for place, here in places.items():
+        with durable.disk_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+            outs = [split.media[n - 1] for n in here]
+            written_over = medium.leftovers(*outs, *(_hidden(o, e) for o in outs for e in ("writing", "old")))
+            free = shutil.disk_usage(place).free + written_over
+        need = sum(_need(split.volumes[n - 1]) for n in here)
+        if free < need:
+            raise ResourceError(
+                f"{need - free:,} bytes too few are free", where=str(place), remedy="Free space there, or use --size."
+            )
+
+
+def _need(volume: Volume) -> int:
+    return sum(i.occupied for i in volume.items) + RESERVE

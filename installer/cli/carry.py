@@ -206,9 +206,8 @@ def split(
         bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
     )
     numbers = only or range(1, len(planned.volumes) + 1)
-    for number in numbers if not dry_run else ():
-        volumes.require_room(planned, number)
     if not dry_run:
+        volumes.require_room(planned, *numbers)
         with screen:
             for number in numbers:
                 volumes.write(bundle, planned, number, datetime.now(UTC), screen)

@@ -19,7 +19,7 @@ from engine.errors import InputError, TrustError
 from engine.report import printable
 from installer import tarstream, unpack
 from installer.evidence.texts import MAX_TEXT, Text
-from installer.kinds import Work, oci
+from installer.kinds import Work, imagelist, oci
 from installer.kinds.wheels import licence_of
 from installer.lockfile import Artifact, Lock
 
@@ -110,6 +110,11 @@ def _image(files: list[Artifact], work: Work) -> Inside:
         document = _document(artifact, work)
         if document is None:
             continue
+        if imagelist.UNREAD in artifact.notes and not oci.holds_files(document):
+            work.report.say(
+                f"image {artifact.name}: it is no archive of files but says something about one; carried unread"
+            )
+            continue
         inside = oci.contents(document)
         config = work.cache.path(inside.config.sha256).read_bytes() if inside.config.size <= oci.MAX_DOCUMENT else b""
         layers = [b.sha256 for b in inside.layers if b.sha256 in sizes]
@@ -131,12 +136,12 @@ def _layers(hashes: list[str], work: Work) -> list[Layer]:
 
 
 def _document(artifact: Artifact, work: Work) -> bytes | None:
-    """The artifact's bytes when it is an image's manifest."""
+    """The artifact's bytes when it is a manifest, of an image or of what is said about one."""
     if artifact.size > oci.MAX_DOCUMENT:
         return None
     raw = work.cache.path(artifact.sha256).read_bytes()
     try:
-        oci.contents(raw)
+        oci.contents(raw, attestation=True)
     except InputError:
         return None
     return raw

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from engine.blobs import Blobs
 from engine.download import Downloader, Item
+from engine.errors import TrustError
 from engine.report import Report, Silent
 from installer.definition import Definition
 from installer.lockfile import Artifact
@@ -62,6 +63,28 @@ def items(artifacts: Sequence[Artifact]) -> list[Item]:
 
 
 def place(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
-    """Link every artifact from the cache to its path below ``content``."""
+    """Every artifact from the cache at its path below ``content``: a link, or a copy where links cannot be.
+
+    Raises:
+        TrustError: the cache's disk rotted; the damaged file is removed.
+    """
     for artifact in artifacts:
-        work.cache.link(artifact.sha256, content / artifact.path)
+        link(work, artifact, content / artifact.path)
+
+
+def link(work: Work, artifact: Artifact, destination: Path) -> None:
+    """One artifact from the cache at ``destination``, as ``place`` does it."""
+    try:
+        work.cache.link(artifact.sha256, destination)
+    except TrustError as error:
+        raise damaged(work, artifact) from error
+
+
+def damaged(work: Work, artifact: Artifact) -> TrustError:
+    """Take a file out of the cache that is not what its name says; the error to raise."""
+    work.cache.path(artifact.sha256).unlink(missing_ok=True)
+    return TrustError(
+        "the builder's cache holds damaged content",
+        where=artifact.path,
+        remedy="It was removed; run the same command again.",
+    )

@@ -9,6 +9,8 @@ from installer.definition import Image
 from installer.kinds import Work, oci, skopeo
 from installer.lockfile import Artifact
 
+UNREAD = "an attestation of the image's builder, carried as it is; nothing here reads or checks it"
+
 
 def resolve(image: Image) -> list[Artifact]:
     """The list first, then manifest, config and layers of each platform; nothing but manifests is downloaded.
@@ -31,7 +33,8 @@ def resolve(image: Image) -> list[Artifact]:
     pinned = registry.at(_digest(raw))
     found = [_artifact(image, pinned, image.name, oci.Blob(hashlib.sha256(document).hexdigest(), len(document)))]
     for listed, manifest in parts:
-        found += artifacts(image, registry.at(listed.digest), f"{image.name} {listed.label}", manifest)
+        name = f"{image.name} {listed.label}"
+        found += artifacts(image, registry.at(listed.digest), name, manifest, attestation=bool(listed.attestation))
     return found
 
 
@@ -52,12 +55,14 @@ def fetch(work: Work, image: Image, artifact: Artifact) -> None:
             incoming.write(document)
 
 
-def artifacts(image: Image, source: str, name: str, manifest: bytes) -> list[Artifact]:
-    """Manifest, config and layers of one image, the manifest under ``name``."""
-    inside = oci.contents(manifest)
+def artifacts(image: Image, source: str, name: str, manifest: bytes, *, attestation: bool = False) -> list[Artifact]:
+    """Manifest, config and layers of one image or attestation, the manifest under ``name``."""
+    inside = oci.contents(manifest, attestation=attestation)
     total = len(inside.layers)
+    note = (UNREAD,) if attestation else ()
+    blob = oci.Blob(hashlib.sha256(manifest).hexdigest(), len(manifest))
     return [
-        _artifact(image, source, name, oci.Blob(hashlib.sha256(manifest).hexdigest(), len(manifest))),
+        _artifact(image, source, name, blob).model_copy(update={"notes": note}),
         _artifact(image, source, f"{name} config", inside.config),
         *(_artifact(image, source, f"{name} layer {n} of {total}", layer) for n, layer in enumerate(inside.layers, 1)),
     ]
@@ -74,7 +79,7 @@ def _list(image: Image, registry: skopeo.Registry, raw: bytes) -> tuple[bytes, l
     for one in listed:
         manifest = skopeo.manifest(image, registry.at(one.digest))
         _require(image, manifest, one.digest)
-        document = oci.as_oci(manifest)
+        document = oci.as_oci(manifest, attestation=bool(one.attestation))
         parts.append((one, document))
         blobs[one.digest] = oci.Blob(hashlib.sha256(document).hexdigest(), len(document))
     return oci.list_as_oci(raw, blobs), parts

@@ -92,7 +92,8 @@ def _fetch(work: Work, image: Image, source: str, wanted: Sequence[Artifact]) ->
         directory = Path(name)
         work.report.say(f"image {image.name}: copying from {source}")
         raw = skopeo.pull(image, source, skopeo.ARCH[work.definition.target.arch], directory)
-        manifest = oci.as_oci(raw, uncompressed=_uncompressed(source))
+        attestation = any(imagelist.UNREAD in a.notes for a in wanted)
+        manifest = oci.as_oci(raw, uncompressed=_uncompressed(source), attestation=attestation)
         (directory / hashlib.sha256(manifest).hexdigest()).write_bytes(manifest)
         for artifact in wanted:
             if not (directory / artifact.sha256).is_file():
@@ -119,17 +120,18 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         top = oci.Blob(artifact.sha256, artifact.size)
         document = _read(work, top)
         manifests = [
-            oci.Blob(d.digest.removeprefix("sha256:"), locked.get(d.digest.removeprefix("sha256:"), -1))
+            (oci.Blob(sha256 := d.digest.removeprefix("sha256:"), locked.get(sha256, -1)), bool(d.attestation))
             for d in oci.listed(document)
         ]
         made_for = set()
-        for blob in manifests or [top]:
+        for blob, attestation in manifests or [(top, False)]:
             _require_locked(locked, artifact, blob)
-            inside = oci.contents(_read(work, blob))
+            inside = oci.contents(_read(work, blob), attestation=attestation)
             for part in (inside.config, *inside.layers):
                 _require_locked(locked, artifact, part)
                 unnamed.pop(part.sha256, None)
-            made_for.add(oci.platform(_read(work, inside.config)))
+            if not attestation:
+                made_for.add(oci.platform(_read(work, inside.config)))
             unnamed.pop(blob.sha256, None)
         unnamed.pop(top.sha256, None)
         if wanted not in made_for:

@@ -15,7 +15,7 @@ from installer import intake, modelsignature
 from installer.definition import Model
 from installer.hub import Hub, Repository
 from installer.intake import Verdict
-from installer.kinds import Work, items, place
+from installer.kinds import Work, items, link, place
 from installer.lockfile import Artifact
 from installer.modelfolder import Folder
 from installer.s3 import Bucket, Store
@@ -110,7 +110,7 @@ def _verify(work: Work, model: Model, artifacts: Sequence[Artifact]) -> str:
     with tempfile.TemporaryDirectory(prefix="signed-", dir=work.cache.root) as name:
         folder = Path(name) / model.name
         for artifact in artifacts:
-            work.cache.link(artifact.sha256, folder / artifact.path.removeprefix(_prefix(model)))
+            link(work, artifact, folder / artifact.path.removeprefix(_prefix(model)))
         return modelsignature.verify(model.signature, model.name, folder, work.base)
 
 

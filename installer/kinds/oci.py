@@ -23,7 +23,10 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+LAYERS = ("application/vnd.oci.image.layer.", DOCKER_LAYER)  # how types of archives of files begin
 REF_NAME = "org.opencontainers.image.ref.name"
+ATTESTED = "vnd.docker.reference.digest"  # on an attestation in a list: the manifest that it is about
+ATTESTS = ("vnd.docker.reference.type", "attestation-manifest")  # how BuildKit marks one
 MAX_DOCUMENT = 4 << 20  # bytes of a manifest or config; registries refuse larger ones
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
 
@@ -59,7 +62,8 @@ def choose(raw: bytes, arch: str) -> str | None:
     platforms = {f"sha256:{_blob(m).sha256}": _platform(m) for m in _list(data, "manifests")}
     fits = {d: p for d, p in platforms.items() if (p.get("os"), p.get("architecture")) == ("linux", arch)}
     if not fits:
-        has = sorted({f"{p.get('os')}/{p.get('architecture')}" for p in platforms.values()})
+        attests = {f"sha256:{_blob(m).sha256}" for m in _list(data, "manifests") if _is_attestation(m)}
+        has = sorted({f"{p.get('os')}/{p.get('architecture')}" for d, p in platforms.items() if d not in attests})
         raise InputError(
             f"the image is not made for linux/{arch}, only for {', '.join(has) or 'nothing'}",
             remedy="Choose an image for the target's processor.",
@@ -69,22 +73,39 @@ def choose(raw: bytes, arch: str) -> str | None:
 
 @dataclass(frozen=True)
 class Listed:
-    """One image of a list of platforms: its manifest as the list names it, and ``label`` (os/arch/variant) for people."""
+    """One entry of a list of platforms: its manifest as the list names it, and ``label`` (os/arch/variant) for people.
+
+    ``attestation`` is the digest of the image that it only says something about (provenance, a bill of materials), or
+    ``unknown``; empty for an image.
+    """
 
     digest: str
     label: str
+    attestation: str = ""
 
 
 def listed(raw: bytes) -> tuple[Listed, ...]:
-    """Every image that a list of platforms names, in its order; empty when ``raw`` is no list."""
+    """Every image and attestation that a list of platforms names, in its order; empty when ``raw`` is no list."""
     data = _load(raw)
     if data.get("mediaType") not in (OCI_INDEX, DOCKER_LIST) and "manifests" not in data:
         return ()
+    entries = [(f"sha256:{_blob(e).sha256}", e) for e in _list(data, "manifests")]
+    labels = {
+        digest: "/".join(p[k] for k in ("os", "architecture", "variant") if (p := _platform(e)).get(k)) or "unknown"
+        for digest, e in entries
+    }
     found = []
-    for entry in _list(data, "manifests"):
-        p = _platform(entry)
-        label = "/".join(p[k] for k in ("os", "architecture", "variant") if p.get(k))
-        found.append(Listed(f"sha256:{_blob(entry).sha256}", label or "unknown"))
+    for digest, entry in entries:
+        if not _is_attestation(entry):
+            found.append(Listed(digest, labels[digest]))
+            continue
+        of = str(_annotations(entry).get(ATTESTED, ""))
+        if of not in labels or of == digest:
+            of = "unknown"
+        # Several may be about one image; the names in a lock tell them apart.
+        number = sum(one.attestation == of for one in found)
+        label = f"{labels.get(of, 'unknown')} attestation{f' {number + 1}' if number else ''}"
+        found.append(Listed(digest, label, of))
     return tuple(found)
 
 
@@ -102,21 +123,33 @@ def list_as_oci(raw: bytes, manifests: dict[str, Blob]) -> bytes:
     for entry in _list(data, "manifests"):
         blob = manifests[f"sha256:{_blob(entry).sha256}"]
         told: dict[str, Any] = {"mediaType": OCI_MANIFEST, "digest": f"sha256:{blob.sha256}", "size": blob.size}
-        entries.append(told | ({"platform": _platform(entry)} if _platform(entry) else {}))
+        entries.append(
+            told
+            | ({"platform": _platform(entry)} if _platform(entry) else {})
+            | ({"annotations": _renamed(_annotations(entry), manifests)} if _is_attestation(entry) else {})
+        )
     return dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
-def as_oci(raw: bytes, *, uncompressed: bool = False) -> bytes:
+def _renamed(annotations: dict[str, Any], manifests: dict[str, Blob]) -> dict[str, Any]:
+    of = annotations.get(ATTESTED)
+    return annotations | (
+        {ATTESTED: f"sha256:{manifests[of].sha256}"} if isinstance(of, str) and of in manifests else {}
+    )
+
+
+def as_oci(raw: bytes, *, uncompressed: bool = False, attestation: bool = False) -> bytes:
     """The manifest in OCI's media types; an OCI manifest stays as it is, byte for byte.
 
     Args:
+        attestation: it is one, whose config and layers are of types of its own.
         uncompressed: a Docker archive hands its layers out as plain tar and calls them gzip; call them what they are.
 
     Raises:
         InputError: another format.
     """
     data = _load(raw)
-    if _is_oci(data):
+    if _is_oci(data, attestation):
         return raw
     if data.get("mediaType") != DOCKER_MANIFEST:
         raise InputError(
@@ -128,14 +161,14 @@ def as_oci(raw: bytes, *, uncompressed: bool = False) -> bytes:
     return dump({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers})
 
 
-def contents(raw: bytes) -> Contents:
-    """Config and layers of an OCI manifest.
+def contents(raw: bytes, *, attestation: bool = False) -> Contents:
+    """Config and layers of an OCI manifest; with ``attestation`` its config may be of any type.
 
     Raises:
         InputError: it is none, or a layer is not in the registry but elsewhere.
     """
     data = _load(raw)
-    if not _is_oci(data):
+    if not _is_oci(data, attestation):
         raise InputError("this is not an OCI image manifest", remedy="Lock again.")
     layers = _list(data, "layers")
     for layer in layers:
@@ -145,6 +178,17 @@ def contents(raw: bytes) -> Contents:
                 remedy="Use an image that holds all of its layers.",
             )
     return Contents(_blob(data["config"]), tuple(_blob(one) for one in layers))
+
+
+def holds_files(raw: bytes) -> bool:
+    """Whether a manifest is of an image, whose layers are archives of files; an attestation's are statements.
+
+    Raises:
+        InputError: it is no manifest.
+    """
+    data = _load(raw)
+    types = {str(layer.get("mediaType")) for layer in _list(data, "layers")}
+    return _is_oci(data) and all(t.startswith(LAYERS) for t in types)
 
 
 def platform(config: bytes) -> str:
@@ -172,10 +216,25 @@ def _platform(manifest: dict[str, Any]) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _is_oci(data: dict[str, Any]) -> bool:
+def _annotations(descriptor: dict[str, Any]) -> dict[str, Any]:
+    found = descriptor.get("annotations")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_attestation(entry: dict[str, Any]) -> bool:
+    """Whether an entry of a list is not an image but something about one: marked by BuildKit, or an OCI artifact.
+
+    What names a system and a processor is always an image, whatever else is written there.
+    """
+    runs = {_platform(entry).get(k, "unknown") for k in ("os", "architecture")} != {"unknown"}
+    marked = _annotations(entry).get(ATTESTS[0]) == ATTESTS[1] or bool(entry.get("artifactType"))
+    return not runs and (marked or bool(_platform(entry)))
+
+
+def _is_oci(data: dict[str, Any], attestation: bool = False) -> bool:
     config = data.get("config")
     named = data.get("mediaType", OCI_MANIFEST) == OCI_MANIFEST  # OCI lets the manifest leave its own type out
-    return named and isinstance(config, dict) and config.get("mediaType") == OCI_CONFIG
+    return named and isinstance(config, dict) and (attestation or config.get("mediaType") == OCI_CONFIG)
 
 
 def _layer_type(layer: dict[str, Any], uncompressed: bool) -> str:

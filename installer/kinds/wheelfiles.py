@@ -39,6 +39,26 @@ def installed(archive: zipfile.ZipFile) -> list[Entry]:
     ]
 
 
+def beside(archive: zipfile.ZipFile) -> list[Entry]:
+    """Files that a wheel installs beside packages, such as a stray ``README.md``."""
+    return [Entry(i.filename, i.CRC, i.file_size) for i in archive.infolist() if "/" not in i.filename]
+
+
+def last(wheels: Iterable[tuple[str, Iterable[Entry]]]) -> tuple[str, ...]:
+    """Names of the distributions that must be installed again after all others, one by one in this order, so that of files
+    which several install with different content those of the last name in the alphabet stay.
+
+    Args:
+        wheels: normalized names with their files. An installer works on several wheels at once, so that without this it
+            depends on the day whose file stays.
+    """
+    owners: dict[str, dict[str, Entry]] = {}
+    for name, entries in wheels:
+        for entry in entries:
+            owners.setdefault(entry.name, {})[name] = entry
+    return tuple(sorted({max(of) for of in owners.values() if len(set(of.values())) > 1}))
+
+
 def collisions(wheels: Iterable[tuple[str, Iterable[Entry]]]) -> dict[tuple[str, str], list[str]]:
     """Files of packages that two wheels both install with different content, by the pair of wheels' labels.
 

@@ -18,7 +18,7 @@ from engine.download import Downloader, Item
 from engine.errors import InputError, TrustError, UpstreamError
 from installer import wheelarchive
 from installer.definition import WheelSet
-from installer.kinds import Work, directwheels, items, pipconfig, place, uvresolve, wheelfiles
+from installer.kinds import Work, directwheels, items, overwrites, pipconfig, place, uvresolve, wheelfiles
 from installer.kinds.uvresolve import Found
 from installer.lockfile import Artifact, Kind
 
@@ -28,7 +28,11 @@ MAX_METADATA = 4 << 20  # bytes of a METADATA file we are willing to read
 def resolve(work: Work) -> list[Artifact]:
     """Pin every set with uv; sizes and licences are asked from the index."""
     config = pipconfig.read()
-    return [a for wheels in work.definition.wheels for a in resolve_set(work, wheels, config)]
+    return [
+        a
+        for wheels in work.definition.wheels
+        for a in overwrites.noted(work, wheels, resolve_set(work, wheels, config))
+    ]
 
 
 def resolve_set(
@@ -131,9 +135,10 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
 
     Raises:
         TrustError: a file is not the wheel it is called.
-        InputError: two wheels of a set install the same file with different content.
+        InputError: two wheels of a set install the same file with different content, and nothing waives it.
     """
     files: dict[str, list[wheelfiles.Entry]] = {}
+    sets = {w.name: w for w in work.definition.wheels}
     for artifact in artifacts:
         filename = artifact.path.rsplit("/", 1)[-1]
         try:
@@ -153,24 +158,20 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
             )
     for directory in sorted({a.path.rsplit("/", 1)[0] for a in artifacts}):
         together = [a for a in artifacts if a.path.rsplit("/", 1)[0] == directory]
-        clashes = wheelfiles.collisions((f"{a.name} {a.version}", files[a.path]) for a in together)
-        if clashes:
-            raise InputError(
-                "; ".join(
-                    f"{one} and {two} both install {', '.join(files[:3])}{f' and {len(files) - 3} more' if len(files) > 3 else ''}, and differ"
-                    for (one, two), files in sorted(clashes.items())
-                ),
-                where=directory,
-                remedy="Constrain or exclude one of them in the definition and lock again; the later one installed would win silently.",
-            )
+        overwrites.require(sets.get(directory.removeprefix("wheels/")), directory, together, files)
 
 
 def lay_out(work: Work, artifacts: Sequence[Artifact], content: Path) -> None:
-    """Wheels flat in one directory a set, with requirements.txt and a PEP 503 tree over them."""
+    """Wheels flat in one directory a set, with requirements.txt and a PEP 503 tree over them.
+
+    Where wheels overwrite each other's files, ``last/`` has a requirements file for each that is installed once more.
+    """
     place(work, artifacts, content)
     for directory in sorted({a.path.rsplit("/", 1)[0] for a in artifacts}):
         inside = [a for a in artifacts if a.path.rsplit("/", 1)[0] == directory]
         durable.write(content / directory / "requirements.txt", requirements(inside))
+        for number, one in enumerate(overwrites.last(inside, work.cache), 1):
+            durable.write(content / directory / overwrites.DIRECTORY / f"{number:03}.txt", requirements([one]))
         _pep503(content / directory / "simple", inside)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from engine import durable
 from engine.blobs import Blobs
 from engine.errors import ApplianceError, ResourceError
 from engine.process import run
+from installer import medium
 from installer.kinds import Work
 from installer.runtime import tree
 from installer.runtime.recipe import DIRECTORY, EPOCH, Recipe
@@ -68,9 +68,7 @@ def make(recipe: Recipe, cache: Blobs) -> Made:
     note = cache.root / DIRECTORY / f"{recipe.key(versions)}.json"
     if known := _known(note, cache):
         return known
-    _require_space(recipe, cache)
-    # Beside the cache: files of gigabytes do not belong on a /tmp that may be memory.
-    with tempfile.TemporaryDirectory(prefix="runtime-", dir=cache.root) as place:
+    with tempfile.TemporaryDirectory(prefix="runtime-", dir=_workplace(recipe, cache)) as place:
         scratch = Path(place)
         directory = tree.build(recipe, cache, scratch)
         sizes = [p.lstat().st_size for p in directory.rglob("*") if p.is_file() and not p.is_symlink()]
@@ -85,15 +83,28 @@ def make(recipe: Recipe, cache: Blobs) -> Made:
     return made
 
 
-def _require_space(recipe: Recipe, cache: Blobs) -> None:
+def _workplace(recipe: Recipe, cache: Blobs) -> Path:
+    """Where the tree can be made: beside the cache, since files of gigabytes do not belong on a /tmp that may be memory; but
+    a tree has links and permissions, and a cache on exFAT has neither.
+
+    Raises:
+        ResourceError: too little is free, or neither place keeps links and permissions.
+    """
     cache.root.mkdir(parents=True, exist_ok=True)
-    need, free = UNPACKED * sum(a.size for a in recipe.wheels), shutil.disk_usage(cache.root).free
-    if free < need:
+    places = [medium.ask(cache.root), medium.ask(Path(tempfile.gettempdir()))]
+    fit = next((m for m in places if m.symlinks and m.modes), None)
+    if fit is None:
         raise ResourceError(
-            f"{need - free} bytes too few are free to make the runtime image {recipe.name}",
+            f"a runtime image cannot be made on {places[0].kind}, which keeps no links or permissions",
             where=str(cache.root),
-            remedy="Free space, or choose another place with --cache.",
+            remedy="Set TMPDIR to a directory on ext4, XFS or Btrfs, or choose such a place with --cache.",
         )
+    fit.require_room(
+        UNPACKED * sum(a.size for a in recipe.wheels),
+        remedy=f"The runtime image {recipe.name} is made there: free space, or choose another place with --cache (or TMPDIR, "
+        "where the cache is on a file system without links).",
+    )
+    return fit.place
 
 
 def _known(note: Path, cache: Blobs) -> Made | None:

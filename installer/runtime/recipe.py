@@ -12,7 +12,7 @@ from installer.definition import Definition, Target
 from installer.kinds import debevidence
 from installer.lockfile import Artifact, Lock
 
-FORMAT = 2  # raise it when the same inputs shall give another tree or image
+FORMAT = 3  # raise it when the same inputs shall give another tree or image
 DIRECTORY = "runtimes"  # below content/
 WHEELS = ":wheels"  # ends the profile of nodes that install wheels although there is an image of them
 # The image says nothing of when it was made: two releases with the same wheels share it.

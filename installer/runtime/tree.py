@@ -21,7 +21,7 @@ from pathlib import Path
 from engine.blobs import Blobs
 from engine.errors import ApplianceError, ResourceError
 from engine.process import run
-from installer.kinds import uvresolve, wheels
+from installer.kinds import overwrites, uvresolve, wheels
 from installer.runtime.recipe import Recipe
 
 # A script must not name a path: the directory is mounted where nodes want it. sh reads the first lines, Python skips them as a text.
@@ -64,20 +64,22 @@ def _wheels(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> None:
     folder.mkdir()
     for artifact in recipe.wheels:
         (folder / artifact.path.rsplit("/", 1)[-1]).symlink_to(cache.path(artifact.sha256))
-    requirements = folder / "requirements.txt"
-    requirements.write_text(wheels.requirements(recipe.wheels))
     target = recipe.target
     release = uvresolve.python_release(target, recipe.packages, image=bool(recipe.packages))
     minor = min(uvresolve.GLIBC_MINOR[target.os], uvresolve.UV_NEWEST_MINOR)
-    run(
-        [
-            uvresolve.uv_binary(), "pip", "install", "--quiet", "--no-config", "--offline", "--no-index", "--no-deps",
-            "--no-python-downloads", "--require-hashes", "--link-mode=hardlink", "--find-links", folder,
-            "--python", sys.executable, "--python-version", release,
-            "--python-platform", f"{target.arch}-manylinux_2_{minor}", "--prefix", tree, "--requirements", requirements,
-        ],
-        env={"UV_CACHE_DIR": str(unpacked)},
-    )  # fmt: skip
+    # All at once, and then again what must not depend on the order in which uv got to it.
+    for number, some in enumerate([recipe.wheels, *([one] for one in overwrites.last(recipe.wheels, cache))]):
+        requirements = folder / f"{number:03}.txt"
+        requirements.write_text(wheels.requirements(some))
+        run(
+            [
+                uvresolve.uv_binary(), "pip", "install", "--quiet", "--no-config", "--offline", "--no-index", "--no-deps",
+                "--no-python-downloads", "--require-hashes", "--link-mode=hardlink", "--find-links", folder,
+                "--python", sys.executable, "--python-version", release, *(["--reinstall"] if number else []),
+                "--python-platform", f"{target.arch}-manylinux_2_{minor}", "--prefix", tree, "--requirements", requirements,
+            ],
+            env={"UV_CACHE_DIR": str(unpacked)},
+        )  # fmt: skip
     shutil.rmtree(unpacked)
     (tree / ".lock").unlink(missing_ok=True)
     ours = tree / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -36,6 +36,7 @@ from installer.trust.secret import nameless
 KEY = "starting-kit"
 IDENTITY = "appliance"
 NAMESPACE = "appliance-starting-kit"  # a signature made for the kit counts for nothing else, and the other way round
+SUMS = "SHA256SUMS"
 NEEDED = ("appliance_engine", "securesystemslib", "tuf", "urllib3")
 BELOW = "content/installer/node/"
 MAX_WHEEL = 8 << 20  # bytes; the largest is half a megabyte
@@ -131,18 +132,30 @@ def make(bundle: Path, out: Path, keys: KeyStore, passphrase: str) -> Kit:
         ).encode(),
         **{f"wheels/{name}": data for name, data in wheels.items()},
     }
+    with durable.disk_errors(out):
+        try:
+            _write(staging, files, key)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        staging.rename(out)
+        durable.sync_dir(out.parent)
+    return Kit(out, line, _fingerprint(key), sum(len(d) for d in files.values()))
+
+
+def _write(staging: Path, files: dict[str, bytes], key: Ed25519PrivateKey) -> None:
+    """All files, the list of their hashes and its signature. ssh-keygen signs a copy: it writes beside what it signs, and
+    says less than we do when that fails.
+    """
     for name, data in files.items():
         durable.write(staging / name, data, mode=0o755 if name == "verify" else 0o644)
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
-    durable.write(staging / "SHA256SUMS", sums)
-    with _openssh_file(key) as secret:
-        run(
-            ["ssh-keygen", "-q", "-Y", "sign", "-f", secret, "-n", NAMESPACE, staging / "SHA256SUMS"],
-            package="openssh-client",
-        )
-    staging.rename(out)
-    durable.sync_dir(out.parent)
-    return Kit(out, line, _fingerprint(key), sum(len(d) for d in files.values()))
+    durable.write(staging / SUMS, sums)
+    with _openssh_file(key) as secret, tempfile.TemporaryDirectory(prefix="appliance-kit-") as scratch:
+        copy = Path(scratch) / SUMS
+        copy.write_text(sums)
+        run(["ssh-keygen", "-q", "-Y", "sign", "-f", secret, "-n", NAMESPACE, copy], package="openssh-client")
+        durable.write(staging / f"{SUMS}.sig", Path(f"{copy}.sig").read_bytes())
 
 
 def _key(keys: KeyStore, passphrase: str) -> Ed25519PrivateKey:

@@ -47,6 +47,44 @@ class Layout:
         listed = [{**d, "platform": {"os": "linux", "architecture": a}} for a, d in images.items()]
         return self._name(name, self._blob(INDEX, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).encode()))  # fmt: skip
 
+    def attested(self, name: str, images: dict[str, dict[str, Any]], *, artifact: bool) -> dict[str, Any]:
+        """A list as BuildKit pushes it: images by processor, and for each an attestation of its provenance.
+
+        ``artifact`` says it as newer releases do, as OCI artifact without a config, else as image of no platform.
+        """
+        listed = [{**d, "platform": {"os": "linux", "architecture": a}} for a, d in images.items()]
+        for image in images.values():
+            subject = {"name": name, "digest": {"sha256": image["digest"].removeprefix("sha256:")}}
+            said = {"_type": "https://in-toto.io/Statement/v1", "subject": [subject], "predicateType": "https://slsa.dev/provenance/v1", "predicate": {}}  # fmt: skip
+            statement = json.dumps(said).encode()
+            layers = [self._blob("application/vnd.in-toto+json", statement)]
+            diff_ids = ["sha256:" + hashlib.sha256(statement).hexdigest()]
+            config = {
+                "architecture": "unknown",
+                "os": "unknown",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            }
+            manifest: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": layers}
+            if artifact:
+                kind = "application/vnd.docker.attestation.manifest.v1+json"
+                manifest |= {
+                    "artifactType": kind,
+                    "config": self._blob("application/vnd.oci.empty.v1+json", b"{}"),
+                    "subject": image,
+                }
+            else:
+                manifest["config"] = self._blob("application/vnd.oci.image.config.v1+json", json.dumps(config).encode())
+            marks = {
+                "vnd.docker.reference.digest": image["digest"],
+                "vnd.docker.reference.type": "attestation-manifest",
+            }
+            descriptor = self._blob(MANIFEST, json.dumps(manifest).encode())
+            listed.append(
+                {**descriptor, "annotations": marks, "platform": {"os": "unknown", "architecture": "unknown"}}
+            )
+        return self._name(name, self._blob(INDEX, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).encode()))  # fmt: skip
+
     def _blob(self, media_type: str, data: bytes) -> dict[str, Any]:
         sha256 = hashlib.sha256(data).hexdigest()
         (self.root / "blobs/sha256" / sha256).write_bytes(data)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 
 from engine.blobs import Blobs
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
+from engine.report import Silent
 from installer import lockfile
 from installer.definition import Definition
-from installer.kinds import Work, images
+from installer.evidence import imagefiles
+from installer.kinds import Work, imagelist, images, oci
 from installer.lockfile import Artifact
 from tests.integration import registry
 from tests.integration.registry import Layout, Registry, skopeo
@@ -131,6 +135,71 @@ def test_all_platforms_arrive_and_each_is_used_by_its_own(
         )
         assert json.loads((tmp_path / arch / config).read_bytes())["architecture"] == arch
     skopeo("copy", "--all", f"oci:{tmp_path}/content/images:one", f"oci:{tmp_path}/again:one")
+
+
+class Told(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("artifact", [False, True], ids=["image", "artifact"])
+def test_attestations_arrive_as_they_are_and_are_not_read_as_images(
+    artifact: bool, server: Registry, layout: Layout, tmp_path: Path
+) -> None:
+    by_arch = {arch: layout.image(arch, [f"for {arch}"], arch) for arch in ("amd64", "arm64")}
+    pushed = layout.attested("all", by_arch, artifact=artifact)
+    source = server.push(layout, "all", f"attested:{artifact}", "--all", "--preserve-digests")
+    told = Told()
+    work = replace(work_with(tmp_path, source, platforms="all"), report=told)
+    locked = carry(work, tmp_path / "content")
+    attestations = sorted((a for a in locked if a.notes), key=lambda a: a.name)
+    assert [a.name for a in attestations] == ["one linux/amd64 attestation", "one linux/arm64 attestation"]
+    assert all("carried as it is" in note for a in attestations for note in a.notes)
+    blobs = tmp_path / "content/images/blobs/sha256"
+    assert {p.name for p in blobs.iterdir()} == {p.name for p in (layout.root / "blobs/sha256").iterdir()}
+    assert digest_of(tmp_path / "content/images", "one") == pushed["digest"]
+    inside = imagefiles.read(lockfile.make(work.definition, list(locked)), work)
+    assert inside == {"one": imagefiles.Inside()}
+    assert sorted(line for line in told.lines if "attestation: it is no archive" in line) == [
+        f"image {a.name}: it is no archive of files but says something about one; carried unread" for a in attestations
+    ]
+    skopeo("copy", "--all", "--preserve-digests", f"oci:{tmp_path}/content/images:one", f"oci:{tmp_path}/again:one")
+    assert digest_of(tmp_path / "again", "one") == pushed["digest"]
+    one = work_with(tmp_path / "one", source)
+    assert digest_of(_carried(one, tmp_path / "one/content"), "one") == by_arch["amd64"]["digest"]
+    with pytest.raises(InputError, match=r"only for linux/amd64, linux/arm64\."):
+        oci.choose((blobs / pushed["digest"].removeprefix("sha256:")).read_bytes(), "riscv64")
+
+
+def _carried(work: Work, content: Path) -> Path:
+    carry(work, content)
+    return content / "images"
+
+
+def test_what_calls_itself_an_attestation_but_runs_somewhere_is_an_image(layout: Layout, tmp_path: Path) -> None:
+    """Nothing that a machine could run crosses unread."""
+    image = layout.image("amd64", ["x"])
+    marks = {"vnd.docker.reference.type": "attestation-manifest"}
+    entry = {**image, "annotations": marks, "platform": {"os": "linux", "architecture": "amd64"}}
+    assert [one.attestation for one in oci.listed(json.dumps({"manifests": [entry]}).encode())] == [""]
+    work = work_with(tmp_path, "docker://127.0.0.1:1/x")
+    hidden = imagelist.artifacts(
+        work.definition.images[0], "docker://127.0.0.1:1/x", "one", manifest_of(layout, image), attestation=True
+    )
+    for blob in (layout.root / "blobs/sha256").iterdir():
+        work.cache.keep(Path(shutil.copy(blob, tmp_path / blob.name)))
+    told = Told()
+    imagefiles.read(lockfile.make(work.definition, hidden), replace(work, report=told))
+    assert told.lines == ["image one: reading licences and packages of 1 layers"]
+
+
+def manifest_of(layout: Layout, image: dict[str, Any]) -> bytes:
+    return (layout.root / "blobs/sha256" / str(image["digest"]).removeprefix("sha256:")).read_bytes()
 
 
 def test_all_platforms_of_what_has_one_is_refused(server: Registry, layout: Layout, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import InputError
+from installer.site.ansiblelist import Told
 
 PASSWORDS = ("ansible_password", "ansible_ssh_pass")
 

@@ -69,6 +69,10 @@ class Inventory:
         """The site for Ansible: what comes from a vault as the inventory has it, so that it is never written down in the open."""
         return self._with(self.references)
 
+    def without_vault(self) -> Site:
+        """The site with nothing where something from a vault was: for a place that has not the site's secrets."""
+        return Site.model_validate(self._with(dict.fromkeys(self.references, "")))
+
     def _with(self, values: Mapping[tuple[str | int, ...], Any]) -> dict[str, Any]:
         site = self.site.model_dump(mode="json")
         for place, value in values.items():
@@ -107,14 +111,17 @@ def load(path: Path) -> Inventory:
 
 
 def variables(path: Path) -> dict[str, dict[str, Any]]:
-    """Every host's variables as Ansible merges them: those of this product resolved, others as they were written. Vaulted ones, and what
-    was made from them, stay encrypted.
+    """Every host's variables as Ansible merges them: those of this product resolved, others as they were written, without those that
+    hold anything from a vault.
 
     Raises:
         InputError: Ansible cannot read the inventory.
     """
     listing = ansiblelist.ask(path)
-    return {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
+    return {
+        name: {k: v for k, v in _merged(told, listing.secrets).items() if not _holds(v, listing.secrets)}
+        for name, told in listing.hosts.items()
+    }
 
 
 def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
@@ -130,10 +137,13 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
 
 
 def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:
-    open_ = {
-        k: v for k, v in told.resolved.items() if not any(secret in json.dumps(v) for secret in map(_quoted, secrets))
-    }
-    return {**told.raw, **open_}
+    """All variables of a host; one that holds a secret is left as it was written."""
+    return {**told.raw, **{k: v for k, v in told.resolved.items() if not _holds(v, secrets)}}
+
+
+def _holds(value: Any, secrets: frozenset[str]) -> bool:
+    text = json.dumps(value)
+    return "__ansible_vault" in text or any(_quoted(secret) in text for secret in secrets if secret)
 
 
 def _quoted(secret: str) -> str:

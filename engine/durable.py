@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from engine import refusals
+from engine.errors import ResourceError
 
 # What a file system answers to a call that it does not have: exFAT and FAT have no links and modes, FUSE and network file
 # systems leave more out, and each says so in its own way. EPERM is what Linux demands of link(2) there.

@@ -45,6 +45,10 @@ def load(path: Path) -> Document:
     Raises:
         InputError: no such file, not YAML, a key twice, or an alias (a file of ours never needs one).
     """
+    return _read(path, values=True)
+
+
+def _read(path: Path, *, values: bool) -> Document:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -59,7 +63,7 @@ def load(path: Path) -> Document:
             try:
                 node = loader.get_single_node()
                 _index(path, node, (), lines, set())
-                data = loader.construct_document(node) if node is not None else None  # type: ignore[no-untyped-call]
+                data = loader.construct_document(node) if node is not None and values else None  # type: ignore[no-untyped-call]
             finally:
                 loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -72,6 +76,15 @@ def load(path: Path) -> Document:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         raise InputError(f"not valid YAML: {error}", where=str(path), remedy="Mend the syntax.") from error
     return Document(path, data, lines)
+
+
+def positions(path: Path) -> Document:
+    """The lines of a document of which another reader has the values: tags are not looked at, and ``data`` is None.
+
+    Raises:
+        InputError: as ``load``.
+    """
+    return _read(path, values=False)
 
 
 @contextmanager

@@ -72,6 +72,8 @@ class Expectation:
         offset_s, offset_error_s: the node's clock less the control host's, and how far that may be off.
         memory_bytes: what the services may use at most, 0 without a limit.
         depot: how the control host listened for the node: its address and port, or why it could not.
+        dhcp: networks that the site's firewall lets requests for a lease out to.
+        router_advertisements: whether the firewall lets in what IPv6 routers tell.
     """
 
     os: str = ""
@@ -87,6 +89,8 @@ class Expectation:
     offset_error_s: float = 0.0
     depot: str = ""
     depot_trouble: str = ""
+    dhcp: tuple[str, ...] = ()
+    router_advertisements: bool = False
 
 
 Rule = Callable[[Facts, Expectation], Iterator[Finding]]

@@ -115,6 +115,17 @@ class Reach:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """An address with an end. ``seconds`` are those left; ``server`` gave it, empty where no client wrote that down."""
+
+    interface: str
+    address: str
+    prefix: int
+    seconds: int
+    server: str
+
+
+@dataclass(frozen=True)
 class Network:
     """Ports, ways and names. ``resolved_outside`` are those of the asked names of the outside that got an answer."""
 
@@ -127,6 +138,7 @@ class Network:
     resolved_outside: tuple[str, ...]
     own_name: str
     own_addresses: tuple[str, ...]
+    leases: tuple[Lease, ...] = ()
 
 
 @dataclass(frozen=True)

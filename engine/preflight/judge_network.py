@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, warn
-from engine.preflight.facts import Facts, Listener
+from engine.preflight.facts import Facts, Lease, Listener
+
+DHCP_PORT = 67
+BROADCAST = "255.255.255.255"  # asked after a restart, and when the server no longer answers
+_WHOLE_IPV6 = 128  # DHCPv6 gives single addresses, router advertisements prefixes
 
 
 def ports(facts: Facts, want: Expectation) -> Iterator[Finding]:
@@ -84,10 +89,56 @@ def outside(facts: Facts, _: Expectation) -> Iterator[Finding]:
         )
 
 
+def leases(facts: Facts, want: Expectation) -> Iterator[Finding]:
+    """No address of the node ends because the firewall does not let it be renewed."""
+    if not facts.network:
+        return
+    for lease in facts.network.leases:
+        four = "." in lease.address
+        advertised = not four and lease.prefix < _WHOLE_IPV6
+        told = (
+            f"{lease.interface} has {lease.address} only for {lease.seconds} s more, by {_given_by(lease, advertised)}"
+        )
+        if _renewable(lease, want, advertised):
+            yield good("leases", f"{told}, which the site lets it renew")
+            continue
+        server = lease.server or "ADDRESS OF THE SERVER"
+        entry = f"an entry in egress with destinations: [{server}, {BROADCAST}], ports: [{DHCP_PORT}], protocol: udp"
+        more = entry if four else "appliance_firewall_router_advertisements: true" if advertised else ""
+        yield fail(
+            "leases",
+            f"{told}; the firewall of the install will not let it be renewed, and the node would be gone",
+            f"Give the interface a static address{f', or add {more} (docs/firewall.md)' if more else ''}.",
+        )
+
+
+def _given_by(lease: Lease, advertised: bool) -> str:
+    if advertised:
+        return "router advertisement"
+    return f"DHCP from {lease.server}" if lease.server else "DHCP"
+
+
+def _renewable(lease: Lease, want: Expectation, advertised: bool) -> bool:
+    if "." not in lease.address:
+        return advertised and want.router_advertisements
+    wanted = [BROADCAST, *([lease.server] if lease.server else [])]
+    return bool(want.dhcp) and all(
+        any(ipaddress.ip_address(a) in ipaddress.ip_network(n) for n in want.dhcp) for a in wanted if _is_address(a)
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False  # a node's word, which says nothing about a server then
+    return True
+
+
 def _who(listener: Listener) -> str:
     if not listener.pid:
         return f"somebody at {listener.address}"
     return f"{listener.process} (process {listener.pid}{', ' + listener.unit if listener.unit else ''})"
 
 
-RULES: tuple[Rule, ...] = (ports, depot, outside)
+RULES: tuple[Rule, ...] = (ports, depot, outside, leases)

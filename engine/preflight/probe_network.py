@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engine.preflight import reading
 from engine.preflight.facts import Listener, Network, Question, Reach
+from engine.preflight.probe_leases import leases
 
 TIMEOUT_S = 3.0
 NAME_TIMEOUT_S = 6.0
@@ -40,6 +41,7 @@ def network(question: Question) -> Network:
             resolved_outside=tuple(name for name in question.outside_names if names.get(name)),
             own_name=socket.gethostname(),
             own_addresses=names.get(socket.gethostname(), ()),
+            leases=leases(),
         )
 
 

@@ -50,8 +50,8 @@ def client(
     """
     from engine import durable
     from engine.errors import InputError
+    from engine.rules.names import COMMON_NAME
     from installer.pki import Authority, utc_now
-    from installer.pki.certificate import COMMON_NAME
     from installer.trust.secret import passphrase
 
     if not COMMON_NAME.fullmatch(name):  # before anything of that name is looked for on disk

@@ -49,4 +49,4 @@ def check(
     table = Table("host", "address", "groups", box=None)
     for host in found.hosts:
         table.add_row(host.name, host.address, ", ".join(host.groups))
-    screen_of(ctx).result({"hosts": [vars(h) for h in found.hosts], "site": found.site.model_dump(mode="json")}, table)
+    screen_of(ctx).result({"hosts": [vars(h) for h in found.hosts], "site": found.shown()}, table)

@@ -128,6 +128,29 @@ def mig(devices: Sequence[int], layout: Iterable[Mapping[str, Any]]) -> tuple[st
     return tuple(dict.fromkeys(faults))
 
 
+def layout(groups: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What in a MIG layout no GPUs can hold: a GPU in two groups, profiles that no GPU has, or too many of them for every GPU."""
+    chosen = [i for group in groups if group["gpus"] != "all" for i in group["gpus"]]
+    twice = sorted({i for i in chosen if chosen.count(i) > 1})
+    faults = [f"the MIG layout names GPU {i} twice: give every GPU one group." for i in twice]
+    if len(groups) > 1 and any(group["gpus"] == "all" for group in groups):
+        faults.append(
+            "the MIG layout has a group for all GPUs beside others, which names them twice: give every GPU one group."
+        )
+    for group in groups:
+        if not group["profiles"]:
+            continue
+        fitting = [table for table in MIG.values() if not set(group["profiles"]) - set(table.profiles)]
+        named = ", ".join(sorted(group["profiles"]))
+        if not fitting:
+            faults.append(
+                f"no GPU that is known here has the MIG profiles {named}: correct them, docs/gpu-driver.md says which there are."
+            )
+        elif all(much := [over(table, Counter(group["profiles"])) for table in fitting]):
+            faults.append(f"no GPU that is known here holds so many instances of {named}; {much[0]}: ask for fewer or smaller ones.")  # fmt: skip
+    return tuple(faults)
+
+
 def slices(n_gpus: int, layout: Iterable[Mapping[str, Any]], services: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Services whose slice the layout does not make, or that share one.
 

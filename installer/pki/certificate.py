@@ -8,7 +8,6 @@ inventory, never from the request: a node cannot ask for another node's name. Or
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from engine.errors import InputError, TrustError
+from engine.rules.names import COMMON_NAME, is_certificate_name
 
 Kind = Literal["node", "client", "depot"]
 USAGES = {
@@ -31,11 +31,6 @@ CA_DAYS = 3650
 CRL_DAYS = 3650  # nobody can fetch a fresh list inside the gap; a new one is written at every revocation
 BACKDATE = timedelta(hours=1)  # clocks inside the gap drift
 CURVES = (ec.SECP256R1, ec.SECP384R1)  # what TLS 1.3 libraries have in common, with no size below 256 bits
-
-# Common names reach the edge's maps and logs as ``CN=…,OU=…``; nothing that such a string is made of may stand in one.
-COMMON_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-DNS_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")  # no wildcard: a certificate for many is one for anybody
 
 
 def utc_now() -> datetime:
@@ -213,11 +208,11 @@ def general_name(name: str) -> x509.GeneralName:
     Raises:
         InputError: it is neither.
     """
+    if not is_certificate_name(name):
+        raise InputError(f"{name!r} is no DNS name and no address", remedy="Correct it in the inventory.")
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        if not DNS_NAME.fullmatch(name) or len(name) > 253:
-            raise InputError(f"{name!r} is no DNS name and no address", remedy="Correct it in the inventory.") from None
         return x509.DNSName(name)
 
 

@@ -63,7 +63,9 @@ def like(inventory: Inventory, variables: Mapping[str, Mapping[str, Any]], defin
     )
     if (store := inventory.site.model_store) and store.device:
         gaps += ("the model store: the lab's nodes have no device for it; content lies on their root file system",)
-    site = inventory.site.model_copy(update={"model_store": None})
+    if inventory.references:
+        gaps += ("passwords: what comes from the site's vault is left out, the lab is no place for it",)
+    site = inventory.without_vault().model_copy(update={"model_store": None})
     return _servable(Shape(release_of(definition.target.os), hosts, site, kept, gaps), definition)
 
 

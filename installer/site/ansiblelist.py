@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import json
+import sys
 import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
+from installer import product
 
-Listing = dict[str, Any]
+# Ansible refuses a locale that is not UTF-8 or was not generated; this one is part of every Debian.
+LOCALE: Mapping[str, str] = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+HIDDEN = "(from the vault)"
+VAULT_REMEDY = "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE, or as Ansible's configuration does; see docs/inventory.md."
+
+
+@dataclass(frozen=True)
+class Told:
+    """One host. ``raw`` are its variables as written (vaulted ones encrypted), ``resolved`` those this product reads, ``lines``
+    FILE:LINE of these, ``line`` that of the host itself."""
+
+    raw: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    lines: Mapping[str, str]
+    line: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The inventory.
+
+    Attributes:
+        references: places within ``appliance_site`` that come from a vault, and what Ansible is given instead of the value.
+        secrets: decrypted texts, so that messages can leave them out.
+        vault: environment that lets other processes of Ansible decrypt what this one did.
+    """
+
+    groups: Mapping[str, tuple[str, ...]]
+    hosts: Mapping[str, Told]
+    references: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
+    secrets: frozenset[str] = frozenset()
+    vault: Mapping[str, str] = field(default_factory=dict)
 
 
 def ansible_inventory() -> str:
@@ -20,10 +55,10 @@ def ansible_inventory() -> str:
 
 
 def ask(path: Path) -> Listing:
-    """The merged inventory as `ansible-inventory --list` prints it.
+    """The merged inventory.
 
     Raises:
-        InputError: there is none, or Ansible cannot read it.
+        InputError: there is none, Ansible cannot read or decrypt it, or a variable in it leads nowhere.
     """
     if not path.exists():
         raise InputError(
@@ -31,16 +66,48 @@ def ask(path: Path) -> Listing:
             where=str(path),
             remedy="Give the directory, for example -i inventories/example.",
         )
+    argv = [sys.executable, "-P", "-m", "installer.site.resolve", "-i", str(path), "--list"]
+    environment = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "PYTHONPATH": str(product.PACKAGE.parent), **LOCALE}
     try:
-        done = run(
-            [ansible_inventory(), "-i", path, "--list"],
-            env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
-        )
+        done = run(argv, env=environment)
     except ProcessError as error:
         raise InputError(
             f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}",
             where=str(path),
-            remedy="Mend the file it names.",
+            remedy="Correct the file it names.",
         ) from error
-    data: Listing = json.loads(done.stdout)
-    return data
+    return understand(path, json.loads(done.stdout))
+
+
+def understand(path: Path, answer: Mapping[str, Any]) -> Listing:
+    """The answer of ``installer.site.resolve``. Pure.
+
+    Raises:
+        InputError: it tells of a fault.
+    """
+    if fault := answer.get("fault"):
+        raise _error(path, fault)
+    hosts = {n: Told(h["raw"], h["resolved"], h["lines"], h["line"]) for n, h in answer["hosts"].items()}
+    groups = {name: tuple(members) for name, members in answer["groups"].items()}
+    references = {tuple(place): told for place, told in answer["references"]}
+    return Listing(groups, hosts, references, frozenset(answer["secrets"]), answer["vault"])
+
+
+def without_secrets(text: str, secrets: frozenset[str]) -> str:
+    """``text`` with every decrypted value left out, the longest first."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN) if secret else text
+    return text
+
+
+def _error(path: Path, fault: Mapping[str, Any]) -> InputError:
+    where = fault.get("where") or str(path)
+    what = fault["what"]
+    if fault.get("vault"):
+        return InputError(f"Ansible cannot decrypt a value of the inventory: {what}", where=where, remedy=VAULT_REMEDY)
+    if fault.get("variable"):
+        told = f"{fault['variable']} of {fault['host']} cannot be resolved: {what}"
+        return InputError(
+            told, where=where, remedy="Set the variable it names in the inventory, or correct the template."
+        )
+    return InputError(f"Ansible cannot read the inventory: {what}", where=where, remedy="Correct the file it names.")

@@ -93,7 +93,7 @@ def control(inventory: Inventory, places: Places) -> dict[str, str]:
     """What this host adds: the site as it was understood, records, reports, versions. No file of the inventory is copied."""
     hosts = [{"name": h.name, "address": h.address, "groups": list(h.groups)} for h in inventory.hosts]
     found = {
-        "inventory.json": {"hosts": hosts, "site": inventory.site.model_dump(mode="json")},
+        "inventory.json": {"hosts": hosts, "site": inventory.shown()},
         "records.json": records.control(places.depot, places.ca, places.runs),
         "versions.json": _versions(),
     }

@@ -15,7 +15,7 @@ from engine.process import ProcessError, run
 from engine.report import Report
 from installer.evidence import contents
 from installer.site import needs
-from installer.site.ansiblelist import ansible_inventory
+from installer.site.ansiblelist import LOCALE, ansible_inventory
 from installer.site.events import Failure
 from installer.site.inventory import Inventory
 from installer.site.preflight import NodeReport, preflight
@@ -71,7 +71,9 @@ def limited(inventory: Inventory, limit: str) -> list[str]:
     if not limit:
         return [h.name for h in inventory.nodes]
     try:
-        done = run([ansible_inventory(), "-i", inventory.path, "--list", "--limit", limit])
+        done = run(
+            [ansible_inventory(), "-i", inventory.path, "--list", "--limit", limit], env={**LOCALE, **inventory.vault}
+        )
     except ProcessError as error:
         raise InputError(
             f"Ansible does not understand the pattern: {error.stderr.strip()[-300:]}",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,17 @@ from pydantic import ValidationError
 from engine.errors import InputError
 from installer import yamlfile
 from installer.site import ansiblelist, zones
+from installer.site.connection import Connection, connection
+from installer.site.rules import check
+from installer.site.rules.given import Given
 from installer.site.settings import Site
+
+__all__ = ["GROUPS", "Connection", "Host", "Inventory", "load", "variables"]
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
 SITE_FILE = Path("group_vars/all/site.yml")
 HOSTS_FILE = "hosts.yml"
+SECRET = ("baseline", "admins", "*", "password")  # the one place of the site that may come from a vault
 
 
 @dataclass(frozen=True)
@@ -37,27 +42,45 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Connection:
-    """How Ansible would log in to a node. ``arguments`` are the inventory's own, for ssh; ``unsupported`` names what else it asks for."""
-
-    address: str
-    port: int = 0
-    user: str = ""
-    key: str = ""
-    arguments: tuple[str, ...] = ()
-    python: str = "/usr/bin/python3"
-    unsupported: str = ""
-
-
-@dataclass(frozen=True)
 class Inventory:
-    """A validated inventory."""
+    """A validated inventory.
+
+    Attributes:
+        variables: of every host, as written in the inventory; those of this product resolved.
+        references: places within the site that come from a vault, and how Ansible is told of them.
+        secrets: the decrypted values; in no error, log, plan or record.
+        vault: environment by which a process of Ansible can decrypt them.
+    """
 
     path: Path
     hosts: tuple[Host, ...]
     site: Site
     connections: Mapping[str, Connection] = field(default_factory=dict)
     variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    references: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
+    secrets: frozenset[str] = frozenset()
+    vault: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, Any]:
+        """The site for a person or a file, without what comes from a vault."""
+        return self._with(dict.fromkeys(self.references, ansiblelist.HIDDEN))
+
+    def handed(self) -> dict[str, Any]:
+        """The site for Ansible: what comes from a vault as the inventory has it, so that it is never written down in the open."""
+        return self._with(self.references)
+
+    def without_vault(self) -> Site:
+        """The site with nothing where something from a vault was: for a place that has not the site's secrets."""
+        return Site.model_validate(self._with(dict.fromkeys(self.references, "")))
+
+    def _with(self, values: Mapping[tuple[str | int, ...], Any]) -> dict[str, Any]:
+        site = self.site.model_dump(mode="json")
+        for place, value in values.items():
+            inner: Any = site
+            for step in place[:-1]:
+                inner = inner[step]
+            inner[place[-1]] = value
+        return site
 
     @property
     def nodes(self) -> tuple[Host, ...]:
@@ -78,36 +101,66 @@ def load(path: Path) -> Inventory:
     Raises:
         InputError: names the file, the line and the key, or the host, of every fault.
     """
-    data = ansiblelist.ask(path)
-    hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
-    hosts = _hosts(path, data, hostvars)
-    site = _site(path, next(iter(hostvars.values())))
-    _consistent(path, hosts, site)
-    _zoned(path, hosts, site)
-    connections = {h.name: _connection(path, h, hostvars.get(h.name, {})) for h in hosts}
-    return Inventory(path, hosts, site, connections, hostvars)
+    listing = ansiblelist.ask(path)
+    try:
+        return _validated(path, listing)
+    except InputError as error:
+        # Whatever a message repeats of the inventory, it is nothing that came out of a vault.
+        what, where = (ansiblelist.without_secrets(text, listing.secrets) for text in (error.what, error.where))
+        raise InputError(what, where=where, remedy=error.remedy) from None
 
 
 def variables(path: Path) -> dict[str, dict[str, Any]]:
-    """Every host's variables as Ansible merges them; templates in them are left as they are.
+    """Every host's variables as Ansible merges them: those of this product resolved, others as they were written, without those that
+    hold anything from a vault.
 
     Raises:
         InputError: Ansible cannot read the inventory.
     """
-    found: dict[str, dict[str, Any]] = ansiblelist.ask(path).get("_meta", {}).get("hostvars", {})
-    return found
+    listing = ansiblelist.ask(path)
+    return {
+        name: {k: v for k, v in _merged(told, listing.secrets).items() if not _holds(v, listing.secrets)}
+        for name, told in listing.hosts.items()
+    }
 
 
-def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]) -> tuple[Host, ...]:
+def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
+    hosts = _hosts(path, listing)
+    site = _site(path, listing)
+    connections = {h.name: connection(path, h.name, h.address, listing.hosts[h.name]) for h in hosts}
+    _consistent(path, hosts, site)
+    _zoned(path, hosts, site)
+    given = Given(path, hosts, site, listing.hosts, {n: c.user for n, c in connections.items()})
+    check.demand(given, _document(path))
+    raw = {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
+    return Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
+
+
+def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:
+    """All variables of a host; one that holds a secret is left as it was written."""
+    return {**told.raw, **{k: v for k, v in told.resolved.items() if not _holds(v, secrets)}}
+
+
+def _holds(value: Any, secrets: frozenset[str]) -> bool:
+    text = json.dumps(value)
+    return "__ansible_vault" in text or any(_quoted(secret) in text for secret in secrets if secret)
+
+
+def _quoted(secret: str) -> str:
+    """As it is written within JSON."""
+    return json.dumps(secret)[1:-1]
+
+
+def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
     members: dict[str, list[str]] = {}
     for group in GROUPS:
-        for name in data.get(group, {}).get("hosts", []):
+        for name in listing.groups.get(group, ()):
             members.setdefault(name, []).append(group)
-    unknown = sorted(set(hostvars) - set(members))
+    unknown = sorted(set(listing.hosts) - set(members))
     if unknown:
         raise InputError(
             f"{unknown[0]} is in none of the groups {', '.join(GROUPS)}",
-            where=str(path),
+            where=listing.hosts[unknown[0]].line or str(path),
             remedy="Put every host into at least one of them.",
         )
     if not members:
@@ -116,74 +169,45 @@ def _hosts(path: Path, data: dict[str, Any], hostvars: dict[str, dict[str, Any]]
         )
     hosts = []
     for name, groups in sorted(members.items()):
-        address = _template(str(hostvars.get(name, {}).get("ansible_host", "")))
+        told = listing.hosts[name].resolved
+        where = listing.hosts[name].line or str(path)
+        address = str(told.get("ansible_host", ""))
         if not address:
-            raise InputError(f"{name} has no ansible_host", where=str(path), remedy="Give the address of the node.")
-        named = hostvars.get(name, {}).get("appliance_zone_addresses", {})
+            raise InputError(f"{name} has no ansible_host", where=where, remedy="Give the address of the node.")
+        named = told.get("appliance_zone_addresses", {})
         if not isinstance(named, dict):
             raise InputError(
-                f"{name}: appliance_zone_addresses is no mapping",
-                where=str(path),
+                f"{name}: appliance_zone_addresses is not a mapping",
+                where=listing.hosts[name].lines.get("appliance_zone_addresses") or where,
                 remedy="Write ZONE: ADDRESS below it.",
             )
-        zone_addresses = {str(zone): _template(str(value)) for zone, value in named.items()}
-        rack = _template(str(hostvars.get(name, {}).get("appliance_rack", "")))
-        hosts.append(Host(name, address, tuple(groups), rack, zone_addresses))
+        zone_addresses = {str(zone): str(value) for zone, value in named.items()}
+        hosts.append(Host(name, address, tuple(groups), str(told.get("appliance_rack", "")), zone_addresses))
     return tuple(hosts)
 
 
-def _key_file(key: str) -> str:
-    """``~`` as the user's home directory; where there is none, ssh says what it cannot find."""
-    try:
-        return str(Path(key).expanduser())
-    except RuntimeError:
-        return key
-
-
-def _connection(path: Path, host: Host, variables: dict[str, Any]) -> Connection:
-    """The variables of Ansible's ssh connection that a site has a use for, under both of their names."""
-
-    def of(*names: str) -> str:
-        return next((_template(str(variables[n])) for n in names if variables.get(n) not in (None, "")), "")
-
-    plugin = of("ansible_connection") or "ssh"
-    secret = next((n for n in ("ansible_password", "ansible_ssh_pass") if n in variables), "")
-    key, port = of("ansible_ssh_private_key_file", "ansible_private_key_file"), of("ansible_port", "ansible_ssh_port")
-    arguments = []
-    for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
-        try:
-            arguments += shlex.split(of(name))
-        except ValueError as error:
-            raise InputError(
-                f"{name} of {host.name}: {error}", where=str(path), remedy="Balance its quotes."
-            ) from error
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(f"{host.name} has the port {port}", where=str(path), remedy="Give a number below 65536.")
-    return Connection(
-        address=host.address,
-        port=int(port or 0),
-        user=of("ansible_user", "ansible_ssh_user"),
-        key=_key_file(key) if key else "",
-        arguments=tuple(arguments),
-        python=of("ansible_python_interpreter") or "/usr/bin/python3",
-        unsupported=secret or ("" if plugin in ("ssh", "smart") else f"ansible_connection: {plugin}"),
-    )
-
-
-def _site(path: Path, variables: dict[str, Any]) -> Site:
-    if "appliance_site" not in variables:
+def _site(path: Path, listing: ansiblelist.Listing) -> Site:
+    name, told = next(iter(listing.hosts.items()))
+    if "appliance_site" not in told.resolved:
         raise InputError(
             "appliance_site is missing",
             where=str(path / SITE_FILE),
             remedy="Copy inventories/example/group_vars/all/site.yml and change it.",
         )
-    resolved = _resolve(variables["appliance_site"])
-    file = path / SITE_FILE
-    if file.is_file():
+    resolved = told.resolved["appliance_site"]
+    for other, theirs in listing.hosts.items():
+        if theirs.resolved.get("appliance_site") != resolved:
+            raise InputError(
+                f"appliance_site is not the same for {name} and {other}",
+                where=theirs.lines.get("appliance_site") or str(path / SITE_FILE),
+                remedy="Give it once, in group_vars/all/site.yml, and use no variable there that differs between hosts.",
+            )
+    document = _document(path)
+    _vaulted(path, listing, document)
+    if document:
         # The person's file names the line; the values are those that Ansible will use.
-        document = yamlfile.load(file)
         lines = {key[1:]: line for key, line in document.lines.items() if key[:1] == ("appliance_site",)}
-        return yamlfile.parse(yamlfile.Document(file, resolved, lines), Site)
+        return yamlfile.parse(yamlfile.Document(document.path, resolved, lines), Site)
     try:
         return Site.model_validate(resolved)
     except ValidationError as error:
@@ -196,31 +220,27 @@ def _site(path: Path, variables: dict[str, Any]) -> Site:
         ) from error
 
 
-def _resolve(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _resolve(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolve(v) for v in value]
-    return _template(value) if isinstance(value, str) else value
+def _document(path: Path) -> yamlfile.Document | None:
+    """The file that most sites keep ``appliance_site`` in, for the lines of its keys."""
+    file = path / SITE_FILE
+    return yamlfile.positions(file) if file.is_file() else None
 
 
-def _template(text: str) -> str:
-    """Resolve what ``ansible-inventory`` leaves as a template, with Ansible's own engine (lookups included)."""
-    if "{{" not in text:
-        return text
-    return str(_templar()(text))
-
-
-@cache
-def _templar() -> Callable[[str], Any]:
-    """Ansible's template engine; imported on use because it is slow and rarely needed."""
-    from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
-    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
-    from ansible.template import Templar, trust_as_template  # noqa: PLC0415
-
-    init_plugin_loader([])
-    templar = Templar(loader=DataLoader(), variables={})
-    return lambda text: templar.template(trust_as_template(text))
+def _vaulted(path: Path, listing: ansiblelist.Listing, document: yamlfile.Document | None) -> None:
+    """Refuse secrets in places that are shown in plans, reports and units, and those that Ansible could not be pointed to."""
+    for place, told in listing.references.items():
+        fits = len(place) == len(SECRET) and all(want in ("*", step) for want, step in zip(SECRET, place, strict=True))
+        if fits and told is not None:
+            continue
+        dotted = ".".join(map(str, place))
+        line = f"{document.path}:{document.line(('appliance_site', *place))}" if document else str(path)
+        raise InputError(
+            f"{dotted} comes from a vault" + ("" if fits else ", and plans, reports or units of nodes would show it"),
+            where=line,
+            remedy="Encrypt the value alone, with `ansible-vault encrypt_string`, or keep it in a variable of its own in an encrypted file."
+            if fits
+            else f"Write it in the open; only {'.'.join(SECRET)} may come from a vault.",
+        )
 
 
 def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
@@ -238,20 +258,6 @@ def _consistent(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
             "services are to be served but no host is in the group gpu",
             where=str(path),
             remedy="Add a host to gpu, or remove the services.",
-        )
-    ports = [(g, p.port) for c in site.containers or () for g in c.groups for p in c.ports]
-    again = sorted({port for group, port in ports if ports.count((group, port)) > 1})
-    if again:
-        raise InputError(
-            f"two containers have the port {again[0]}",
-            where=f"{path / SITE_FILE}: containers",
-            remedy="Give every port of a node to one container.",
-        )
-    if site.cuda and site.cuda.compat and not site.gpu_driver:
-        raise InputError(
-            "cuda.compat is asked for, but gpu_driver does not say which driver it stands beside",
-            where=str(path / SITE_FILE),
-            remedy="Add gpu_driver, or remove cuda.compat.",
         )
     if sliced := next((s for s in site.services if s.mig and (not site.mig or "nvidia" not in s.devices)), None):
         raise InputError(
@@ -275,15 +281,14 @@ def _zoned(path: Path, hosts: tuple[Host, ...], site: Site) -> None:
         zones.Use(("control", "address"), (site.control.address,), "depot"),
         *(zones.Use(("egress", i), flow.destinations, zone=flow.zone) for i, flow in enumerate(site.egress)),
     ]
-    file = path / SITE_FILE
-    document = yamlfile.load(file) if file.is_file() else None
+    document = _document(path)
     told = []
     for fault in zones.faults(site.zones, uses, [h.place for h in hosts]):
         dotted = ".".join(map(str, fault.key))
         if fault.host:
             where = f"{path / HOSTS_FILE}: {fault.host}: {dotted}"
         elif document:
-            where = f"{file}:{document.line(('appliance_site', *fault.key))}: {dotted}"
+            where = f"{document.path}:{document.line(('appliance_site', *fault.key))}: {dotted}"
         else:
             where = f"{path}: appliance_site.{dotted}"
         told.append(f"{where}: {fault.what}. {fault.remedy}")

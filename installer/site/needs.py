@@ -13,6 +13,7 @@ from engine.errors import InputError, TrustError
 from engine.fetch import STORE
 from engine.preflight.expectation import Expectation, GpuNeed, PortNeed, SpaceNeed
 from engine.preflight.facts import Facts, Question
+from engine.preflight.judge_network import DHCP_PORT
 from engine.trust import Target
 from installer.compat import cuda, tables
 from installer.compat.check import gather
@@ -41,6 +42,7 @@ UNITS = {
 
 # TCP to the root name servers a, b and k, which the whole world may ask (IANA, "Root Servers").
 OUTSIDE = (("198.41.0.4", 53), ("170.247.170.2", 53), ("2001:7fd::1", 53))
+ROUTERS = "appliance_firewall_router_advertisements"
 OUTSIDE_NAMES = ("example.com", "iana.org")
 
 
@@ -121,6 +123,10 @@ def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts,
         ports=_ports(host, inventory),
         memory_bytes=sum(bytes_of(s.memory_max) for s in on_gpu),
         depot=f"{site.control.address}:{site.control.port}",
+        dhcp=tuple(
+            d for flow in site.egress if flow.protocol == "udp" and DHCP_PORT in flow.ports for d in flow.destinations
+        ),
+        router_advertisements=inventory.variables.get(host.name, {}).get(ROUTERS) is True,
     )
 
 

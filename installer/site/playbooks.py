@@ -16,6 +16,7 @@ from typing import Any
 from engine import durable
 from engine.errors import InputError
 from installer import product
+from installer.site import ansiblelist
 from installer.site.events import Tracker
 from installer.site.inventory import Inventory
 
@@ -67,6 +68,8 @@ class Playbooks:
                     # ansible-runner turns the check off unless it is named here.
                     "ANSIBLE_HOST_KEY_CHECKING": "True",
                     "PYTHONPATH": str(product.PACKAGE.parent),
+                    **ansiblelist.LOCALE,
+                    **self.inventory.vault,
                 },
                 event_handler=self.tracker.handle,
                 cancel_callback=interrupted,

@@ -52,7 +52,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         else {},
         "appliance_runtime_profiles": [] if image else [f"gpu{WHEELS}"],
         "appliance_release": release,
-        "appliance_site": site.model_dump(mode="json"),
+        "appliance_site": inventory.handed(),
         "appliance_relay_order": list(chain.order(inventory)),
         "appliance_services": services,
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},

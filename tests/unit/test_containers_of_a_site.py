@@ -73,5 +73,7 @@ def test_two_containers_with_one_port_are_refused_and_the_port_is_named(tmp_path
         "appliance_site:\n  control: {address: 192.0.2.5}\n  management_sources: [192.0.2.5/32]\n"
         f"  containers: [{{name: a, {one}}}, {{name: b, {one}}}]\n"
     )
-    with pytest.raises(Exception, match="two containers have the port 8085"):
+    with pytest.raises(
+        Exception, match=r"site.yml:4: containers\.1\.ports\.0\.port: has the port 8085 of the container a"
+    ):
         load(tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.preflight import facts as f
+from engine.preflight import judge_network
 from engine.preflight.expectation import Expectation, SpaceNeed
 from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
 from tests.nodefacts import BLOBS, RELEASES, checks, expected, findings, needs_gpu, node, space
@@ -182,6 +183,33 @@ def test_a_way_out_fails_and_names_that_resolve_are_a_warning() -> None:
     names = network(resolved_outside=("example.com",), nameservers=("192.0.2.53",))
     assert "192.0.2.53" in findings(names)[0].what and checks(names) == [("names", "warn")]
     assert checks(network(own_addresses=())) == [("own-name", "warn")]
+
+
+LEASE = f.Lease("eth0", "192.0.2.9", 24, 3000, "192.0.2.1")
+SLAAC = f.Lease("eth0", "2001:db8::9", 64, 3000, "")
+
+
+@pytest.mark.parametrize(
+    ("lease", "want", "severity", "remedy"),
+    [
+        (LEASE, Expectation(), "fail", "destinations: [192.0.2.1, 255.255.255.255], ports: [67], protocol: udp"),
+        (LEASE, Expectation(dhcp=("192.0.2.1",)), "fail", "255.255.255.255"),  # after a restart it asks everybody
+        (LEASE, Expectation(dhcp=("192.0.2.8", "255.255.255.255/32")), "fail", "192.0.2.1"),
+        (LEASE, Expectation(dhcp=("192.0.2.0/24", "255.255.255.255/32")), "pass", ""),
+        (replace(LEASE, server=""), Expectation(), "fail", "ADDRESS OF THE SERVER"),
+        (replace(LEASE, server=""), Expectation(dhcp=("192.0.2.0/24", "255.255.255.255")), "pass", ""),
+        (replace(LEASE, server="no address"), Expectation(dhcp=("255.255.255.255",)), "pass", ""),
+        (SLAAC, Expectation(), "fail", "appliance_firewall_router_advertisements: true"),
+        (SLAAC, Expectation(router_advertisements=True), "pass", ""),
+        (replace(SLAAC, prefix=128), Expectation(router_advertisements=True), "fail", "static address."),
+    ],
+)
+def test_an_address_that_the_firewall_would_let_run_out_is_named(
+    lease: f.Lease, want: Expectation, severity: str, remedy: str
+) -> None:
+    found = list(judge_network.leases(network(leases=(lease,)), want))
+    assert [x.severity for x in found] == [severity] and remedy in found[0].remedy
+    assert lease.interface in found[0].what and lease.address in found[0].what
 
 
 @pytest.mark.parametrize(("part", "severity"), [("nvml", "fail"), ("storage", "fail"), ("memory", "warn")])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from engine.preflight import gather, probe_clock, probe_gpu, probe_network, probe_storage, probe_system
+from engine.preflight import gather, probe_clock, probe_gpu, probe_leases, probe_network, probe_storage, probe_system
 from engine.preflight.facts import Facts, Question, Xid
 from installer.site import probescript, remote
 
@@ -245,6 +245,40 @@ def test_this_machine_is_gathered_into_facts_that_the_control_host_accepts() -> 
     assert facts.nvml and facts.nvml.error == "LIBRARY_NOT_FOUND" and facts.pci == ()
 
 
+def test_addresses_with_an_end_are_found_and_others_are_not() -> None:
+    """In a network namespace of its own: the kernel's word, not a file's."""
+    script = """set -e
+ip link add one type veth peer name two; ip link set one up; ip link set two up
+ip address add 192.0.2.9/24 dev one valid_lft 3600 preferred_lft 3600
+ip address add 198.51.100.9/24 dev one
+ip address add 2001:db8::9/128 dev two valid_lft 600 preferred_lft 600
+ip address add 2001:db8:1::9/64 dev two valid_lft 600 preferred_lft 600
+exec "$0" -c 'import json; from dataclasses import asdict; from engine.preflight.probe_leases import leases; print(json.dumps([asdict(l) for l in leases()]))'
+"""
+    argv = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script, sys.executable]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(lease["interface"], lease["address"], lease["prefix"]) for lease in found] == [
+        ("one", "192.0.2.9", 24), ("two", "2001:db8:1::9", 64), ("two", "2001:db8::9", 128),
+    ]  # fmt: skip
+    assert 3500 < found[0]["seconds"] <= 3600
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run/systemd/netif/leases/2", "# private\nADDRESS=192.0.2.9\nSERVER_ADDRESS=192.0.2.1\n"),
+        ("var/lib/NetworkManager/internal-0123-eth0.lease", "SERVER_ADDRESS=192.0.2.1\n"),
+        ("var/lib/dhcp/dhclient.eth0.leases", "lease {\n  option dhcp-server-identifier 192.0.2.8;\n}\nlease {\n  option dhcp-server-identifier 192.0.2.1;\n}\n"),
+        ("var/lib/dhcp/dhclient-0f-eth0.lease", "  option dhcp-server-identifier 192.0.2.1;\n"),
+    ],
+)  # fmt: skip
+def test_the_server_of_a_lease_is_read_where_its_client_wrote_it(file: str, text: str, tmp_path: Path) -> None:
+    assert probe_leases._server(tree(tmp_path, {file: text}), 2, "eth0") == "192.0.2.1"
+    assert probe_leases._server(tmp_path, 3, "eth1") == ""
+
+
 def test_what_is_sent_needs_nothing_but_an_old_pythons_standard_library() -> None:
     """The invariant: every import is either sent, too, or part of Python; every file is in the syntax of Python 3.9."""
     sent = probescript.modules()
@@ -261,7 +295,7 @@ def test_what_is_sent_needs_nothing_but_an_old_pythons_standard_library() -> Non
             for module in wanted:
                 assert module in ours or module.split(".")[0] in sys.stdlib_module_names, f"{name} imports {module}"
     assert {n for n in ours if n.startswith("engine.preflight.")} == {
-        f"engine.preflight.{n}" for n in ("facts", "gather", "probe_clock", "probe_gpu", "probe_network", "probe_storage", "probe_system", "reading")
+        f"engine.preflight.{n}" for n in ("facts", "gather", "probe_clock", "probe_gpu", "probe_leases", "probe_network", "probe_storage", "probe_system", "reading")
     }  # fmt: skip
 
 

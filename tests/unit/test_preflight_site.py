@@ -172,16 +172,16 @@ def test_how_to_log_in_is_read_as_ansible_would(tmp_path: Path) -> None:
     (tmp_path / "group_vars/all").mkdir(parents=True)
     (tmp_path / "hosts.yml").write_text(
         "gpu:\n  vars: {ansible_user: deploy, ansible_ssh_common_args: '-o ProxyJump=\"a b\"', where: 2022}\n  hosts:\n"
-        "    one: {ansible_host: 192.0.2.1, ansible_port: 2022, ansible_ssh_private_key_file: ~/k}\n"
-        "    two: {ansible_host: 192.0.2.2, ansible_connection: local, ansible_python_interpreter: /opt/python}\n"
-        "    three: {ansible_host: 192.0.2.3, ansible_password: x}\n"
+        "    one: {ansible_host: 192.0.2.11, ansible_port: 2022, ansible_ssh_private_key_file: ~/k}\n"
+        "    two: {ansible_host: 192.0.2.12, ansible_connection: local, ansible_python_interpreter: /opt/python}\n"
+        "    three: {ansible_host: 192.0.2.13, ansible_password: x}\n"
     )
     (tmp_path / "group_vars/all/site.yml").write_text(
         "appliance_site:\n  control: {address: 192.0.2.5}\n  management_sources: [192.0.2.5]\n"
     )
     found = load(tmp_path).connections
     assert found["one"] == Connection(
-        "192.0.2.1", 2022, "deploy", str(Path("~/k").expanduser()), ("-o", "ProxyJump=a b"), "/usr/bin/python3"
+        "192.0.2.11", 2022, "deploy", str(Path("~/k").expanduser()), ("-o", "ProxyJump=a b"), "/usr/bin/python3"
     )
     assert (found["two"].python, found["two"].unsupported) == ("/opt/python", "ansible_connection: local")
     assert found["three"].unsupported == "ansible_password"
@@ -309,7 +309,7 @@ def test_preflight_is_skipped_only_with_a_reason_worth_keeping() -> None:
 def test_a_limit_means_what_ansible_means(tmp_path: Path) -> None:
     (tmp_path / "group_vars/all").mkdir(parents=True)
     (tmp_path / "hosts.yml").write_text(
-        "all:\n  children:\n    gpu: {hosts: {g1: {ansible_host: 192.0.2.1}, g2: {ansible_host: 192.0.2.2}}}\n"
+        "all:\n  children:\n    gpu: {hosts: {g1: {ansible_host: 192.0.2.11}, g2: {ansible_host: 192.0.2.12}}}\n"
         "    control: {hosts: {c: {ansible_host: 192.0.2.3}}}\n"
     )
     (tmp_path / "group_vars/all/site.yml").write_text(

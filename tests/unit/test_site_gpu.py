@@ -68,7 +68,6 @@ def test_a_services_slice_goes_to_the_role_mig_alone() -> None:
     [
         ({"services": [{**SERVICE, "mig": {}}]}, "divides no GPU"),
         ({"services": [{**SERVICE, "mig": {}, "devices": []}], "mig": LAYOUT}, "do not name nvidia"),
-        ({"cuda": {"compat": "cuda-compat-13-2"}}, "does not say which driver"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(more: dict[str, Any], says: str) -> None:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.baseline import policy
-
-KEY = re.compile(
-    r"(ssh-ed25519|sk-ssh-ed25519@openssh\.com|ecdsa-sha2-nistp\d+|sk-ecdsa-sha2-nistp256@openssh\.com|ssh-rsa) [A-Za-z0-9+/=]+( .*)?"
-)
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
-HASH = re.compile(r"\$(y|gy|7|6|2b)\$[./A-Za-z0-9$=,]{20,200}")
-ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,250}")
-SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]")
-SHORTEST_CONFIRM_S = 15
+from engine.rules import baseline
 
 
 def os_baseline_selected(
@@ -87,57 +78,14 @@ def os_baseline_waiver_faults(waivers: Any, controls: Iterable[Mapping[str, Any]
 
 def os_baseline_faults(given: Mapping[str, Any], controls: Iterable[Mapping[str, Any]]) -> list[str]:
     """Everything else that is wrong with the variables, each as one sentence with the variable and the remedy."""
-    prefix = "appliance_os_baseline_"
-    known = {c["id"] for c in controls}
-    faults = [
-        f"{prefix}enable names {i}, which is no control: docs/baseline.md lists the ids."
-        for i in given["enable"]
-        if i not in known
-    ]
-    admins = list(given["admins"])
-    for admin in admins:
-        faults += _admin(f"{prefix}admins entry {admin.get('name')!r}", admin)
-    if len({a.get("name") for a in admins}) != len(admins):
-        faults.append(f"{prefix}admins names somebody twice: keep one entry.")
-    if given["root_login"] == "no" and not any(a.get("sudo", "password") != "none" for a in admins):
-        faults.append(f"{prefix}root_login is no and nobody may act as root: name an admin with sudo first.")
-    faults += [
-        f"{prefix}time_servers has {s!r}, which is no address or name: write it like 192.0.2.5."
-        for s in given["time_servers"]
-        if not ADDRESS.fullmatch(str(s))
-    ]
-    faults += [
-        f"{prefix}{n} is {given[n]!r}: write a size like 1G."
-        for n in ("journal_max", "journal_keep_free")
-        if not SIZE.fullmatch(given[n])
-    ]
-    if given["log_host"] and not re.fullmatch(r"https://[A-Za-z0-9.:\[\]-]+", given["log_host"]):
-        faults.append(f"{prefix}log_host is {given['log_host']!r}: write it like https://192.0.2.7:19532.")
-    if int(given["confirm_timeout_s"]) < SHORTEST_CONFIRM_S:
-        faults.append(
-            f"{prefix}confirm_timeout_s is {given['confirm_timeout_s']}, too short to connect again: use at least {SHORTEST_CONFIRM_S}."
-        )
-    if re.search(r"\\|Debian|Ubuntu", given["banner"]) or not re.search(r"authori[sz]ed", given["banner"]):
-        faults.append(f"{prefix}banner must say who is authorised, without backslashes and without the system's name.")
-    return faults
+    return [f.sentence("appliance_os_baseline_") for f in baseline.baseline(given, {c["id"] for c in controls})]
 
 
-def _admin(where: str, admin: Mapping[str, Any]) -> list[str]:
-    faults = []
-    if not NAME.fullmatch(str(admin.get("name"))) or admin.get("name") == "root":
-        faults.append(f"{where}: use a login name of lower-case letters, digits, dashes and underscores, and not root.")
-    if not admin.get("keys"):
-        faults.append(f"{where} has no keys and could not log in: give public keys.")
-    faults += [
-        f"{where} has the key {str(k)[:40]!r}: give a public key as ssh-keygen writes it, without options."
-        for k in admin.get("keys") or []
-        if not KEY.fullmatch(str(k))
-    ]
-    if admin.get("password") and not HASH.fullmatch(str(admin["password"])):
-        faults.append(
-            f"{where} has a password that is no strong crypt hash: make one with `mkpasswd --method=yescrypt`."
-        )
-    return faults
+def os_baseline_login_faults(
+    user: str, admins: Iterable[Mapping[str, Any]], ssh_users: Iterable[str], root_login: str
+) -> list[str]:
+    """Whether sshd would shut out the account that this run logs in as."""
+    return [f.sentence("appliance_os_baseline_") for f in baseline.lets_in(user, admins, ssh_users, root_login)]
 
 
 class FilterModule:
@@ -153,4 +101,5 @@ class FilterModule:
             "os_baseline_policy": os_baseline_policy,
             "os_baseline_waiver_faults": os_baseline_waiver_faults,
             "os_baseline_faults": os_baseline_faults,
+            "os_baseline_login_faults": os_baseline_login_faults,
         }

@@ -1,0 +1,60 @@
+"""Networks, addresses, ports."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from engine.rules.fault import Fault, Key, Rule
+
+HIGHEST_PORT = 65535
+
+
+def networks(key: Key, subject: str, given: Iterable[Any], *, anywhere: bool = True) -> Iterator[Fault]:
+    """What is wrong with a list of networks in CIDR form.
+
+    Args:
+        anywhere: whether a network that holds every address is taken.
+    """
+    for i, text in enumerate(given):
+        try:
+            network = ipaddress.ip_network(text if isinstance(text, str) else "")
+        except ValueError as error:
+            remedy = "write it like 10.1.2.0/24 or 2001:db8::/32"
+            if (whole := _without_host_bits(text)) is not None:
+                remedy = f"write it like {whole} (the network) or {text.partition('/')[0]} (the address)"
+            what = f"has {text!r}, which is no network ({error})"
+            yield Fault(Rule.FIREWALL_NETWORK, (*key, i), what, remedy, subject)
+            continue
+        if network.prefixlen == 0 and not anywhere:
+            what = f"has {text}, which is everywhere"
+            yield Fault(Rule.FIREWALL_EVERYWHERE, (*key, i), what, "name the networks that are meant", subject)
+
+
+def is_address(text: object) -> bool:
+    """Whether it is an IPv4 or IPv6 address, without a zone."""
+    try:
+        ipaddress.ip_address(text if isinstance(text, str) and "%" not in text else "")
+    except ValueError:
+        return False
+    return True
+
+
+def is_port(text: object) -> bool:
+    """Whether it is a number from 1 to 65535, as a number or as text."""
+    return str(text).isascii() and str(text).isdigit() and 1 <= int(str(text)) <= HIGHEST_PORT
+
+
+def holds(cidrs: Iterable[str], address: str) -> bool:
+    """Whether ``address`` lies in one of ``cidrs``."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in ipaddress.ip_network(cidr) for cidr in cidrs)
+
+
+def _without_host_bits(text: Any) -> str | None:
+    try:
+        return str(ipaddress.ip_network(text, strict=False)) if isinstance(text, str) else None
+    except ValueError:
+        return None

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.blobs import Blobs
 from engine.download import Downloader, Item
 from engine.report import Report, Silent
 from installer.definition import Definition
 from installer.lockfile import Artifact
+
+# What the pins of wheel sets are to `lock`: the law; where to start from, while they are written; or nothing but old bytes to compare.
+Pinning = Literal["obey", "keep", "upgrade"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Work:
         cache: verified files by SHA-256, kept between builds.
         epoch: seconds since 1970 for every time that gets into content, so that two builds give the same bytes.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
+        pinning: how pins of wheels count; see `appliance lock --write-pins`.
     """
 
     definition: Definition
@@ -37,6 +41,7 @@ class Work:
     report: Report = field(default_factory=Silent)
     epoch: int = 0
     apt_key: tuple[Path, Path] | None = None
+    pinning: Pinning = "obey"
 
     def downloader(self) -> Downloader:
         return Downloader(self.cache, report=self.report)

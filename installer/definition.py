@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -100,6 +101,11 @@ class WheelSet(_Strict):
     name: Name
     requirements: Annotated[tuple[str, ...], Field(min_length=1, description="As in a requirements file.")]
     constraints: tuple[str, ...] = Field((), description="Limits on versions of anything pulled in.")
+    pins: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")] = Field(
+        "",
+        description="File, relative to the definition, with the version and SHA-256 of every wheel of the set; `lock` refuses "
+        "anything else. It names no address, so it can be committed. Made by `appliance lock --write-pins`.",
+    )
     direct: tuple[DirectWheel, ...] = Field(
         (), description="Wheels by address that join the set, for example kernels published beside the index."
     )
@@ -291,6 +297,11 @@ class Definition(_Strict):
             twice = sorted(n for n, times in Counter(item.name for item in getattr(self, kind)).items() if times > 1)
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} stands twice")
+        shared = [
+            f for f, times in Counter(os.path.normpath(w.pins) for w in self.wheels if w.pins).items() if times > 1
+        ]
+        if shared:
+            raise ValueError(f"wheels: two sets name the pins {shared[0]!r}; each set needs a file of its own")
         return self
 
     @property

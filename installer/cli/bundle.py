@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,28 +30,56 @@ def lock(
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether the lock would change; exit 1 if so.")
     ] = False,
+    write_pins: Annotated[
+        bool,
+        typer.Option(
+            "--write-pins",
+            help="Also write the pins that wheel sets name, keeping the versions pinned so far where they still fit.",
+        ),
+    ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="With --write-pins: take the newest versions that the requirements allow.")
+    ] = False,
 ) -> None:
     """Resolve a definition: every artifact with source, version, size, SHA-256 and licence.
 
     Writes DEFINITION with the ending .lock.yml. Review its changes like those of any dependency lock.
     Nothing is written when the choices cannot work together (see `appliance check`); the exit code is then 2.
 
+    A wheel set may name a file of pins: the version and SHA-256 of every wheel, without addresses, to be committed.
+    What a source serves must then be what is pinned. Exit code 4 names wheels that differ; --write-pins writes the file.
+
     \b
     Examples:
       appliance lock bundles/demo.yml
       appliance lock bundles/demo.yml --check
+      appliance lock bundles/demo.yml --write-pins --upgrade
     """
     from engine.blobs import Blobs
+    from engine.errors import InputError
     from installer import definition, lockfile
     from installer.bundle.lock import changes, resolve
-    from installer.kinds import Work
+    from installer.kinds import Work, pins
 
     screen = screen_of(ctx)
+    if write_pins and check:
+        raise InputError("--check writes nothing, --write-pins writes", remedy="Leave one of them out.")
+    if upgrade and not write_pins:
+        raise InputError("--upgrade goes with --write-pins", remedy="Add --write-pins, or leave it out.")
     parsed = definition.load(definition_file)
+    if write_pins and not any(w.pins for w in parsed.wheels):
+        raise InputError(
+            "no wheel set of the definition names a file of pins",
+            where=str(definition_file),
+            remedy=f"Add `pins: {definition_file.stem}.pins.txt` to the set.",
+        )
     path = lockfile.path_of(definition_file)
+    pinning: Literal["obey", "keep", "upgrade"] = "upgrade" if upgrade else "keep" if write_pins else "obey"
+    work = Work(parsed, definition_file.resolve().parent, Blobs(cache), screen, pinning=pinning)
     with screen:
-        new = resolve(Work(parsed, definition_file.resolve().parent, Blobs(cache), screen))
+        new = resolve(work)
     compat.prove(screen, definition_file, parsed, new)
+    pinned = pins.write(work, new) if write_pins else []
     old = lockfile.load_any(path)
     differences = changes(old, new)
     unchanged = path.exists() and path.read_text() == lockfile.dump(new)
@@ -69,8 +97,10 @@ def lock(
             "size": new.size,
             "kinds": dict(counts),
             **differences,
+            "pins_written": [str(p) for p in pinned],
         },
-        f"{path} {verb}: {len(new.artifacts)} artifacts, {size(new.size)} ({inside}){'; ' + moved if moved and not unchanged else ''}",
+        f"{path} {verb}: {len(new.artifacts)} artifacts, {size(new.size)} ({inside}){'; ' + moved if moved and not unchanged else ''}"
+        + "".join(f"\n{p} written" for p in pinned),
     )
     if check and not unchanged:
         raise typer.Exit(1)
@@ -118,7 +148,7 @@ def build(
     from installer.bundle import build as building
     from installer.cli import rehearse as rehearsing
     from installer.cli import sign as signing
-    from installer.kinds import Work
+    from installer.kinds import Work, pins
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
 
@@ -127,6 +157,7 @@ def build(
     locked = lockfile.load(lockfile.path_of(definition_file), parsed)
     compat.prove(screen, definition_file, parsed, locked)
     blobs = Blobs(cache)
+    pins.require_locked(Work(parsed, definition_file.resolve().parent, blobs), locked)
     missing = {a.sha256: a.size for a in locked.artifacts if not blobs.has(a.sha256, a.size)}
     if dry_run:
         screen.result(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.blobs import Blobs
 from engine.download import Downloader, Item
@@ -19,6 +19,9 @@ from engine.errors import TrustError
 from engine.report import Report, Silent
 from installer.definition import Definition
 from installer.lockfile import Artifact
+
+# What the pins of wheel sets are to `lock`: the law; where to start from, while they are written; or nothing but old bytes to compare.
+Pinning = Literal["obey", "keep", "upgrade"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Work:
         epoch: seconds since 1970 for every time that gets into content, so that two builds give the same bytes.
         packages: Debian packages that are locked already; resolving wheels asks which interpreter is among them.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
+        pinning: how pins of wheels count; see `appliance lock --write-pins`.
     """
 
     definition: Definition
@@ -40,6 +44,7 @@ class Work:
     epoch: int = 0
     apt_key: tuple[Path, Path] | None = None
     packages: tuple[Artifact, ...] = ()
+    pinning: Pinning = "obey"
 
     def downloader(self) -> Downloader:
         return Downloader(self.cache, report=self.report)

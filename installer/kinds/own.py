@@ -5,10 +5,10 @@ Two sets: ``control`` for the control host (installer, Ansible and all), ``node`
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.blobs import hash_file
@@ -16,27 +16,30 @@ from engine.errors import TrustError
 from engine.process import run
 from installer import product
 from installer.definition import WheelSet
-from installer.kinds import Work, items, pipconfig, uvresolve, wheels
+from installer.kinds import Work, items, pins, pipconfig, uvresolve, wheels
+from installer.kinds.pins import Pins
 from installer.lockfile import Artifact
 
 BUILT = "build:"  # scheme of wheels that are made from this source tree
 SETS = {"control": ("control.txt", ("appliance", "appliance-engine")), "node": ("node.txt", ("appliance-engine",))}
-PIN = re.compile(r"^([A-Za-z0-9._-]+==[^\s\\;]+)", re.MULTILINE)
 
 
 def resolve(work: Work) -> list[Artifact]:
-    """The pinned requirements of both sets for the target's Python, plus the product's own wheels."""
-    tree, config = product.source_tree(), pipconfig.read()
+    """The pinned requirements of both sets for the target's Python, plus the product's own wheels.
+
+    Raises:
+        UpstreamError: a source serves other wheels than requirements/*.txt of this source tree pins.
+    """
+    tree, config, work = product.source_tree(), pipconfig.read(), replace(work, pinning="obey")
     own = _build(work)
     artifacts = []
     for name, (file, mine) in SETS.items():
-        pins = PIN.findall((tree / "requirements" / file).read_text())
+        locked = pins.load(tree / "requirements" / file)
         if name == "node":  # nodes install with uv, which they get as a wheel like everything else
-            pins += [
-                p for p in PIN.findall((tree / "requirements" / "control.txt").read_text()) if p.startswith("uv==")
-            ]
-        wheel_set = WheelSet(name=name, requirements=tuple(pins), profiles=("control",))
-        artifacts += wheels.resolve_set(work, wheel_set, config, kind="installer", below="installer")
+            uv = pins.load(tree / "requirements" / "control.txt").by_name["uv"]
+            locked = Pins(locked.path, {**locked.by_name, "uv": uv})
+        wheel_set = WheelSet(name=name, requirements=locked.constraints, profiles=("control",))
+        artifacts += wheels.resolve_set(work, wheel_set, config, locked, kind="installer", below="installer")
         artifacts += [
             own[m].model_copy(update={"path": f"installer/{name}/{own[m].path.rpartition('/')[2]}", "group": name})
             for m in mine

@@ -20,7 +20,9 @@ from packaging.utils import parse_wheel_filename
 from engine.errors import InputError, ResourceError
 from engine.process import ProcessError, run
 from installer.definition import Target, WheelSet
+from installer.kinds import Pinning
 from installer.kinds.directwheels import Direct
+from installer.kinds.pins import Pins
 from installer.kinds.pipconfig import PipConfig
 from installer.lockfile import Artifact
 
@@ -99,9 +101,14 @@ def resolve(
     config: PipConfig,
     direct: tuple[Direct, ...] = (),
     beside: Path | None = None,
+    pins: Pins | None = None,
+    pinning: Pinning = "obey",
     python: str = "",
 ) -> list[Found]:
     """All wheels of the set for the target, pinned with hashes. ``direct`` wheels lie in ``beside`` and join the set.
+
+    ``pins`` decide versions, and a pinned wheel is taken before any other of its version. With ``keep`` they are only
+    where the resolver starts from, with ``upgrade`` it does not see them.
 
     Args:
         python: patch release that markers are judged for; the distribution's when empty.
@@ -112,7 +119,10 @@ def resolve(
     with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
         here = Path(scratch)
         (here / "in.txt").write_text("\n".join([*wheels.requirements, *(d.requirement for d in direct)]) + "\n")
-        (here / "constraints.txt").write_text("\n".join(wheels.constraints) + "\n")
+        constraints = [*wheels.constraints, *(pins.constraints if pins and pinning == "obey" else ())]
+        (here / "constraints.txt").write_text("\n".join(constraints) + "\n")
+        if pins and pins.by_name and pinning == "keep":
+            (here / "pylock.toml").write_text(_preferred(pins))
         (here / "overrides.txt").write_text("".join(f"{name}; sys_platform == 'never'\n" for name in wheels.exclude))
         argv: list[str | Path] = [
             uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
@@ -128,11 +138,16 @@ def resolve(
         except ProcessError as error:
             raise InputError(
                 f"wheels: {wheels.name}: the requirements have no solution:\n{error.stderr.strip()}",
-                remedy="Correct requirements, constraints or exclude in the definition.",
+                remedy="Correct requirements, constraints or exclude in the definition"
+                + (
+                    f", or pin other versions in {pins.path} with `appliance lock DEFINITION --write-pins`."
+                    if pins
+                    else "."
+                ),
             ) from error
         lock = tomllib.loads((here / "pylock.toml").read_text())
     order = {tag: i for i, tag in enumerate(tags(target))}
-    found = [chosen(package, order, wheels.name) for package in lock.get("packages", [])]
+    found = [chosen(package, order, wheels.name, pins) for package in lock.get("packages", [])]
     by_name = {d.filename: d for d in direct}
     return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
 
@@ -146,14 +161,20 @@ def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:
         yield from ("--find-links", place)
 
 
-def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Found:
+def _preferred(pins: Pins) -> str:
+    """A lock as uv would have written it: it keeps these versions where the requirements allow them."""
+    packages = (f'[[packages]]\nname = "{p.name}"\nversion = "{p.version}"\n' for p in pins.by_name.values())
+    return 'lock-version = "1.0"\ncreated-by = "appliance"\n' + "".join(packages)
+
+
+def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str, pins: Pins | None = None) -> Found:
     """The wheel of a package for the target; names and hashes are what the index said, so they are taken for nothing else.
 
     Raises:
         InputError: it has none, or the index gives no SHA-256 or no name of a wheel.
     """
     try:
-        found = _best(package, order, wheel_set)
+        found = _best(package, order, wheel_set, pins)
         urlsplit(found.url).port  # noqa: B018  reading it checks it
     except (
         KeyError,
@@ -180,9 +201,13 @@ def chosen(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Fo
     return found
 
 
-def _best(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Found:
-    """The wheel whose best tag stands first in the target's order."""
+def _best(package: dict[str, Any], order: dict[Tag, int], wheel_set: str, pins: Pins | None) -> Found:
+    """A wheel that is pinned, else the one whose best tag stands first in the target's order.
+
+    Wheels are added to a release later, and one of them may fit better than the one that was pinned.
+    """
     ranked = []
+    pinned = pins.hashes(package["name"], package["version"]) if pins else frozenset()
     for wheel in package.get("wheels", []):
         url = wheel.get("url") or Path(wheel["path"]).resolve().as_uri()
         filename = wheel.get("name") or url.split("#")[0].split("?")[0].rsplit("/", 1)[-1]
@@ -191,7 +216,7 @@ def _best(package: dict[str, Any], order: dict[Tag, int], wheel_set: str) -> Fou
         if rank is not None:
             ranked.append(
                 (
-                    rank,
+                    (wheel["hashes"]["sha256"] not in pinned, rank),
                     Found(
                         package["name"],
                         package["version"],

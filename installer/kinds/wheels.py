@@ -19,6 +19,8 @@ from engine.errors import InputError, TrustError, UpstreamError
 from installer import wheelarchive
 from installer.definition import WheelSet
 from installer.kinds import Work, directwheels, items, overwrites, pipconfig, place, uvresolve, wheelfiles
+from installer.kinds import pins as pinning
+from installer.kinds.pins import Pins
 from installer.kinds.uvresolve import Found
 from installer.lockfile import Artifact, Kind
 
@@ -28,22 +30,34 @@ MAX_METADATA = 4 << 20  # bytes of a METADATA file we are willing to read
 def resolve(work: Work) -> list[Artifact]:
     """Pin every set with uv; sizes and licences are asked from the index."""
     config = pipconfig.read()
-    return [
-        a
-        for wheels in work.definition.wheels
-        for a in overwrites.noted(work, wheels, resolve_set(work, wheels, config))
-    ]
+    sets = [(wheels, pinning.of(work, wheels)) for wheels in work.definition.wheels]  # a fault in any shows at once
+    return [a for wheels, pins in sets for a in overwrites.noted(work, wheels, resolve_set(work, wheels, config, pins))]
 
 
 def resolve_set(
-    work: Work, wheels: WheelSet, config: pipconfig.PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
+    work: Work,
+    wheels: WheelSet,
+    config: pipconfig.PipConfig,
+    pins: Pins | None,
+    *,
+    kind: Kind = "wheels",
+    below: str = "wheels",
 ) -> list[Artifact]:
-    """The artifacts of one set, laid out below ``content/BELOW/NAME``."""
+    """The artifacts of one set, laid out below ``content/BELOW/NAME``.
+
+    Raises:
+        UpstreamError: a source serves other wheels than those pinned.
+        InputError: no solution, or a wheel is not pinned.
+    """
     target = work.definition.target
     python = uvresolve.python_release(target, work.packages, image=wheels.runtime == "debs")
     with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
         direct = directwheels.bring(work, wheels, Path(scratch))
-        found = uvresolve.resolve(wheels, target, config, direct, Path(scratch), python)
+        found = uvresolve.resolve(wheels, target, config, direct, Path(scratch), pins, work.pinning, python)
+    if pins is not None:
+        pinning.require(pins, found, wheels.name, complete=work.pinning == "obey")
+        if work.pinning == "obey" and (remark := pinning.unneeded(pins, found)):
+            work.report.say(remark)
     work.report.say(f"{below}/{wheels.name}: {len(found)} wheels")
     downloader = work.downloader()
     with ThreadPoolExecutor(8) as workers:

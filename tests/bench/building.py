@@ -24,7 +24,6 @@ from tests.demo import TREE
 
 ROUNDS = 2 if os.environ.get("APPLIANCE_BENCH_DEFINITION") else 3  # a download of 4 GB takes minutes
 INPUTS, SIZE = 200, 100_000  # files of the definition, and bytes of each; wheels come on top
-SOME = ("fastapi", "grpcio", "lxml", "matplotlib", "pandas", "pyarrow", "scikit-learn", "tokenizers")
 CLAIMS = (
     Claim("build-cold", "s", "pip download of the same wheels, then sha256sum", 1.15),
     Claim("build-one-changed-of-200", "s", "the cold build", 0.05),
@@ -122,14 +121,11 @@ class _Builder:
 
 
 def _asked() -> dict[str, Any]:
-    """Target and wheels: of the definition that is named, or our own."""
-    if named := os.environ.get("APPLIANCE_BENCH_DEFINITION"):
-        found = yaml.safe_load((TREE / named).read_text())
-        return {"target": {k: found["target"][k] for k in ("os", "arch", "python")}, "wheels": found["wheels"]}
-    return {
-        "target": {"os": "debian-12", "arch": "x86_64", "python": "3.11"},
-        "wheels": [{"name": "some", "requirements": list(SOME), "profiles": ["gpu"]}],
-    }
+    """Target and wheels: of the definition that is named, or of the one beside this module; with its pins."""
+    named = TREE / os.environ.get("APPLIANCE_BENCH_DEFINITION", "tests/bench/building.yml")
+    found = yaml.safe_load(named.read_text())
+    wheels = [{**w, "pins": str(named.parent / w["pins"])} if w.get("pins") else w for w in found["wheels"]]
+    return {"target": {k: found["target"][k] for k in ("os", "arch", "python")}, "wheels": wheels}
 
 
 def _for_target() -> list[str]:

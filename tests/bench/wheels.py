@@ -20,7 +20,7 @@ CLAIMS = (
     Claim("install-wheels", "s", "uv pip install --no-index --compile-bytecode, nothing checked", 1.05),
     Claim("install-wheels-against-pip", "s", "pip install --no-index", 0.2),
 )
-REQUIREMENTS = ("fastapi", "grpcio", "lxml", "pandas", "tokenizers")  # some 35 wheels: compiled, large and small
+PINS = TREE / "tests/bench/wheels.pins.txt"  # some 30 wheels
 UV = Path(sys.executable).with_name("uv")
 
 
@@ -29,7 +29,8 @@ def pairs(work: Path, only: str) -> Iterator[Pair]:
     if not any(only in c.name for c in CLAIMS):
         return
     wheels, requirements, runtime = work / "wheels", work / "requirements.txt", work / "runtime"
-    call([sys.executable, "-m", "pip", "download", "-q", "--only-binary", ":all:", "-d", wheels, *REQUIREMENTS])
+    locked: list[str | Path] = ["--no-deps", "--require-hashes", "-r", PINS]
+    call([sys.executable, "-m", "pip", "download", "-q", "--only-binary", ":all:", "-d", wheels, *locked])
     lines = []
     for wheel in sorted(wheels.iterdir()):
         name, version = wheel.name.split("-")[:2]

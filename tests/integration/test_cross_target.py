@@ -13,7 +13,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 
 from installer.cli.main import main
 from installer.definition import Target, WheelSet
@@ -21,9 +20,6 @@ from installer.kinds import uvresolve
 from installer.kinds.pipconfig import PipConfig
 from tests.integration.wheelsite import wheel
 
-# Compiled for CPython 3.12 (pyyaml, markupsafe), the same against glibc 2.28 (cbor2), compiled for any Python from 3.9 on
-# (cryptography), and pure (jinja2). What is compiled for 3.12 would not load in the interpreter that runs this test.
-REQUIREMENTS = ["jinja2", "pyyaml", "cryptography>=48", "cbor2==6.2.1"]
 PASSPHRASE = "correct horse battery staple"
 
 
@@ -40,15 +36,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     definition, secret, keys = work / "cross.yml", work / "passphrase", work / "keys"
     secret.touch(mode=0o600)
     secret.write_text(PASSPHRASE)
-    definition.write_text(
-        yaml.safe_dump(
-            {
-                "schema": 1, "name": "cross", "version": "1.0.0",
-                "target": {"os": "ubuntu-24.04", "arch": "x86_64", "python": "3.12"},
-                "wheels": [{"name": "app", "requirements": REQUIREMENTS, "profiles": ["gpu"]}],
-            }
-        )
-    )  # fmt: skip
+    for name in ("cross.yml", "cross.pins.txt"):
+        shutil.copy(Path(__file__).with_name(name), work)
     assert appliance("keys", "init", "--keys", keys, "--passphrase-file", secret) == 0
     assert appliance("lock", definition, "--cache", work / "cache") == 0
     assert appliance("check", definition) == 0

@@ -38,7 +38,7 @@ def test_another_builder_makes_the_same_bytes(demo: Demo, tmp_path: Path) -> Non
             (cache / artifact["sha256"][:2] / artifact["sha256"]).unlink(missing_ok=True)
     elsewhere = tmp_path / "another place"
     (elsewhere / "bundles").mkdir(parents=True)
-    for name in ("demo.yml", "demo.lock.yml"):
+    for name in ("demo.yml", "demo.pins.txt", "demo.lock.yml"):
         shutil.copy(TREE / "bundles" / name, elsewhere / "bundles" / name)
     shutil.copytree(TREE / "build" / "demo", elsewhere / "build" / "demo")
     command = [

@@ -17,6 +17,11 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the test's output stays readable."""
 
+    def end_headers(self) -> None:
+        """uv keeps pages of an index for a while; a test changes them at once."""
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:

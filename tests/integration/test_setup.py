@@ -226,3 +226,16 @@ def test_hosts_get_exactly_their_lock_from_a_folder_that_also_has_newer_wheels(
     )
     assert done.returncode == 0, done.stderr
     assert installed(venv / "bin/python") == seeds | lock(name)
+
+
+@pytest.mark.slow
+def test_locking_again_moves_nothing_although_everything_has_newer_releases(
+    clone: Path, index: Path, tmp_path: Path
+) -> None:
+    (function,) = re.findall(r"^lock\(\) \{\n.*?^\}$", (clone / "run").read_text(), re.MULTILINE | re.DOTALL)
+    before = {n: (clone / "requirements" / f"{n}.txt").read_text() for n in LOCKS}
+    with serve(index) as url:
+        env = {**environment(tmp_path / "home"), "UV_DEFAULT_INDEX": url}
+        env["PATH"] = f"{Path(uv_binary()).parent}:{env['PATH']}"
+        subprocess.run(["bash", "-c", f"set -euo pipefail\n{function}\nlock"], cwd=clone, env=env, check=True)
+    assert {n: (clone / "requirements" / f"{n}.txt").read_text() for n in LOCKS} == before

@@ -44,7 +44,7 @@ def pairs(work: Path, only: str) -> Iterator[Pair]:
     }  # fmt: skip
     role = _role_s_command({k: str(v) for k, v in names.items()})
     python = runtime / "bin/python"
-    offline: list[str | Path] = ["--no-index", "--find-links", wheels]
+    offline: list[str | Path] = ["--no-index", "--no-deps", "--find-links", wheels]
 
     def run(*argv: str | Path) -> float:
         unpacked = runtime.with_name(runtime.name + ".unpacked")  # where the role tells uv to unpack

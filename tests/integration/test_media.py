@@ -364,6 +364,8 @@ def test_content_is_placed_as_a_link_or_as_a_checked_copy(stick: Path, tmp_path:
         placing.place(blob, stick / "b", "0" * 64, len(data))
     with pytest.raises(TrustError, match="not what its name says"):
         placing.place(blob, stick / "b", about[0], len(data) - 1)
+    with pytest.raises(ResourceError, match="cannot be linked"):
+        placing.place(blob, stick / "b", *about, copies=False)
     assert sorted(p.name for p in stick.rglob("*") if p.is_file()) == ["copy"]
 
 

@@ -96,6 +96,8 @@ def test_what_media_hold_is_found_by_asking(stick: Path, tmp_path: Path) -> None
         fat = medium.ask(place)
         assert (fat.links, fat.modes, fat.longest, fat.cut_above) == (False, False, medium.FAT_LONGEST, fat.longest)
         assert list(place.iterdir()) == []
+    with fat32(_below(tmp_path / "Müller s drive"), 300 << 20) as place:
+        assert medium.ask(place).kind == "fuse.fusefat"
     own = medium.ask(tmp_path)
     assert (own.links, own.symlinks, own.modes, own.refused) == (True, True, True, "")
     assert (own.longest, own.sure, own.cut_above) == (None, True, None)
@@ -344,7 +346,7 @@ def test_volumes_and_parity_that_do_not_fit_together_are_told_first(
 
 
 def _below(tmp_path: Path) -> Path:
-    (tmp_path / "second").mkdir()
+    (tmp_path / "second").mkdir(parents=True)
     return tmp_path / "second"
 
 

@@ -176,14 +176,18 @@ class Blobs:
         finally:
             os.close(fd)
 
-    def link(self, sha256: str, destination: Path, advance: Advance = ignore) -> int:
+    def link(self, sha256: str, destination: Path, *, copies: bool = True) -> int:
         """Give the blob a second name at ``destination``; bytes that had to be copied, where links cannot be (``placing``).
+
+        Args:
+            copies: False where only the very file will do.
 
         Raises:
             TrustError: the blob rotted, which a copy shows.
+            ResourceError: only the very file will do, and it cannot be linked.
         """
         source = self.path(sha256)
-        return placing.place(source, destination, sha256, source.stat().st_size, advance)
+        return placing.place(source, destination, sha256, source.stat().st_size, copies=copies)
 
 
 class Incoming:

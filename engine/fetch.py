@@ -187,7 +187,8 @@ class Door:
             for leftover in (staging, old):
                 shutil.rmtree(leftover, ignore_errors=True)
             for target in wanted:
-                self._blobs.link(target.sha256, staging / target.path)
+                # A copy would take its room twice, and nothing could tell it from a changed file.
+                self._blobs.link(target.sha256, staging / target.path, copies=False)
             if view.exists():
                 view.rename(old)
             staging.rename(view)

@@ -14,14 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import durable
-from engine.errors import TrustError
+from engine.errors import ResourceError, TrustError
 
 FICLONE = 0x40049409  # ioctl of linux/fs.h
 PIECE = 1 << 20  # bytes read at a time
 
 
 def place(
-    source: Path, destination: Path, sha256: str, size: int, advance: Callable[[int], None] = lambda _n_bytes: None
+    source: Path,
+    destination: Path,
+    sha256: str,
+    size: int,
+    advance: Callable[[int], None] = lambda _n_bytes: None,
+    *,
+    copies: bool = True,
 ) -> int:
     """Give the file ``source`` a second name; returns the bytes that had to be copied, 0 for a link or shared blocks.
 
@@ -30,9 +36,11 @@ def place(
 
     Args:
         sha256, size: what the content is, in hexadecimal and bytes.
+        copies: False where only the very file will do.
 
     Raises:
         TrustError: ``source`` does not hold that content (any more).
+        ResourceError: only the very file will do, and it cannot be linked.
         OSError: anything but a file system that cannot link.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +50,16 @@ def place(
         if os.path.samestat(destination.stat(follow_symlinks=False), source.stat()):
             return 0
         destination.unlink()
-        return place(source, destination, sha256, size, advance)
+        return place(source, destination, sha256, size, advance, copies=copies)
     except OSError as error:
         if error.errno not in durable.CANNOT:
             raise
+        if not copies:
+            raise ResourceError(
+                f"the content there cannot be linked: {error.strerror}",
+                where=str(destination),
+                remedy="Keep the whole store on one file system with hard links: ext4, XFS or Btrfs.",
+            ) from error
         return _copy(source, destination, sha256, size, advance)
     return 0
 

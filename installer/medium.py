@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import resource
 import shutil
 import tempfile
@@ -170,7 +171,7 @@ def _kind(directory: Path) -> str:
         return kind
     for line in lines:
         left, _, right = line.partition(" - ")
-        point = left.split(" ")[4].encode(errors="surrogateescape").decode("unicode_escape").rstrip("/") + "/"
+        point = re.sub(r"\\([0-7]{3})", lambda c: chr(int(c[1], 8)), left.split(" ")[4]).rstrip("/") + "/"
         if here.startswith(point) and len(point) >= len(best):
             best, kind = point, right.split(" ")[0]
     return kind

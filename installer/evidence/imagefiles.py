@@ -111,9 +111,7 @@ def _image(files: list[Artifact], work: Work) -> Inside:
         if document is None:
             continue
         if imagelist.UNREAD in artifact.notes and not oci.holds_files(document):
-            work.report.say(
-                f"image {artifact.name}: it is no archive of files but says something about one; carried unread"
-            )
+            work.report.say(f"image {artifact.name}: an attestation, not an archive of files; carried unread")
             continue
         inside = oci.contents(document)
         config = work.cache.path(inside.config.sha256).read_bytes() if inside.config.size <= oci.MAX_DOCUMENT else b""

@@ -184,7 +184,7 @@ def holds_files(raw: bytes) -> bool:
     """Whether a manifest is of an image, whose layers are archives of files; an attestation's are statements.
 
     Raises:
-        InputError: it is no manifest.
+        InputError: it is not a manifest.
     """
     data = _load(raw)
     types = {str(layer.get("mediaType")) for layer in _list(data, "layers")}

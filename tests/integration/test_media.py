@@ -96,6 +96,8 @@ def test_what_media_hold_is_found_by_asking(stick: Path, tmp_path: Path) -> None
         fat = medium.ask(place)
         assert (fat.links, fat.modes, fat.longest, fat.cut_above) == (False, False, medium.FAT_LONGEST, fat.longest)
         assert list(place.iterdir()) == []
+    with fat32(_below(tmp_path / "Müller s drive"), 300 << 20) as place:
+        assert medium.ask(place).kind == "fuse.fusefat"
     own = medium.ask(tmp_path)
     assert (own.links, own.symlinks, own.modes, own.refused) == (True, True, True, "")
     assert (own.longest, own.sure, own.cut_above) == (None, True, None)
@@ -344,7 +346,7 @@ def test_volumes_and_parity_that_do_not_fit_together_are_told_first(
 
 
 def _below(tmp_path: Path) -> Path:
-    (tmp_path / "second").mkdir()
+    (tmp_path / "second").mkdir(parents=True)
     return tmp_path / "second"
 
 
@@ -364,6 +366,8 @@ def test_content_is_placed_as_a_link_or_as_a_checked_copy(stick: Path, tmp_path:
         placing.place(blob, stick / "b", "0" * 64, len(data))
     with pytest.raises(TrustError, match="not what its name says"):
         placing.place(blob, stick / "b", about[0], len(data) - 1)
+    with pytest.raises(ResourceError, match="cannot be linked"):
+        placing.place(blob, stick / "b", *about, copies=False)
     assert sorted(p.name for p in stick.rglob("*") if p.is_file()) == ["copy"]
 
 

@@ -1,4 +1,4 @@
-"""A real model of a third of a megabyte, for the demo and for tests: Llama's architecture, random weights.
+"""A real model of a quarter of a megabyte, for the demo and for tests: Llama's architecture, random weights.
 
 Every byte follows from the seed. Its answers mean nothing; the path they take through the service is the real one.
 """

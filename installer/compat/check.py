@@ -8,7 +8,7 @@ from datetime import date
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from engine.errors import InputError
-from installer.compat import compiler, cuda, driver, gpu, models, platform
+from installer.compat import compiler, cuda, dcgm, driver, gpu, models, platform
 from installer.compat.facts import Advice, Deb, Facts, Finding, Rule, Wheel
 from installer.definition import Definition
 from installer.intake import ADVICE
@@ -20,7 +20,7 @@ RULES: tuple[Rule, ...] = (
     platform.wheels, platform.debs, platform.python,
     gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
     cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer, compiler.at_first_start,
-    driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot,
+    driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot, dcgm.pair,
     models.files, models.chat_template,
 )  # fmt: skip
 

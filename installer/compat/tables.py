@@ -160,4 +160,6 @@ BUILT_FOR: dict[tuple[str, str], frozenset[tuple[int, int]]] = {
     ("vllm", "0.33"): frozenset({(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}),
 }
 
+# NVIDIA's release notes of the exporter: the DCGM it is built against. The role dcgm_exporter has the same pairs.
+DCGM_PAIRS = {"4.5.3": "4.8.2", "4.6.0": "4.8.3"}
 DEB_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}

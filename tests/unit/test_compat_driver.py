@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from engine.driver.names import upstream
 from installer.compat.facts import Facts
+from installer.compat.tables import DCGM_PAIRS
 from tests.facts import DEBS, DRIVER, GPU, KERNEL, deb, facts, found, one, with_gpu, without
 
 PREBUILT = (*(d for d in DEBS if "dkms" not in d.name), deb(f"linux-modules-nvidia-580-server-open-{KERNEL}"))
@@ -176,3 +179,37 @@ def test_modules_without_their_kernel_are_refused_as_the_role_refuses_them() -> 
     one(without(f"linux-image-{KERNEL}"), "kernel", "failure", f"linux-image-{KERNEL}")
     only_libraries = tuple(d for d in DEBS if "dkms" not in d.name and not d.name.startswith("linux-image"))
     assert not found(facts(debs=only_libraries), "kernel")
+
+
+METRICS = (
+    *(deb(f"datacenter-gpu-manager-4-{part}", "1:4.6.0-1") for part in ("core", "proprietary", "cuda13")),
+    deb("datacenter-gpu-manager-exporter", "4.8.3-1"),
+)
+
+
+def test_dcgm_and_its_exporter_of_a_known_pair_pass() -> None:
+    assert not found(facts(debs=(*DEBS, *METRICS)), "dcgm")
+    assert not found(facts(debs=(*DEBS, *METRICS[:-1])), "dcgm"), "DCGM alone is the site's own affair"
+
+
+@pytest.mark.parametrize("missing", range(3))
+def test_an_exporter_without_a_part_of_dcgm_is_refused_as_the_role_refuses_it(missing: int) -> None:
+    debs = tuple(d for i, d in enumerate(METRICS) if i != missing)
+    one(facts(debs=(*DEBS, *debs)), "dcgm", "failure", METRICS[missing].name)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        ("datacenter-gpu-manager-exporter", "4.8.2-1", "DCGM 4.6.0 and exporter 4.8.2"),
+        ("datacenter-gpu-manager-4-core", "1:4.5.3-1", "DCGM 4.5.3 and 4.6.0"),
+    ],
+)
+def test_dcgm_and_an_exporter_that_are_no_pair_are_refused(name: str, version: str, told: str) -> None:
+    debs = tuple(deb(name, version) if d.name == name else d for d in METRICS)
+    one(facts(debs=(*DEBS, *debs)), "dcgm", "failure", told, "DCGM 4.6.0 with exporter 4.8.3")
+
+
+def test_the_role_knows_the_same_pairs() -> None:
+    role = Path(__file__).resolve().parents[2] / "roles/dcgm_exporter/vars/main.yml"
+    assert yaml.safe_load(role.read_text())["appliance_dcgm_exporter_pairs"] == DCGM_PAIRS

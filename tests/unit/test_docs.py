@@ -121,7 +121,7 @@ def shown(page: Path, program: str) -> list[list[str]]:
     calls = []
     for line in lines:
         call = re.match(rf"(?:\$ )?(?:[A-Z0-9_]+=\S+ )*{re.escape(program)} (.*)", line.strip())
-        if call and not call[1].startswith("ingress denied"):  # the firewall's words in the kernel's log
+        if call and " denied:" not in call[1]:  # the firewall's words in the kernel's log
             calls.append(re.split(r"\s{2,}|\s#\s|[;|&(]", call[1])[0].split())
     return calls
 

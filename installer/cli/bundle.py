@@ -11,7 +11,7 @@ import typer
 
 from installer.cli import compat
 from installer.cli.commands import EPILOG
-from installer.cli.options import DEFAULT_DEPOT, Cache, Keys, PassphraseFile, screen_of
+from installer.cli.options import DEFAULT_DEPOT, MAX_DAYS, Cache, Keys, PassphraseFile, screen_of
 from installer.cli.screen import size
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def build(
     keys: Keys,
     cache: Cache,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the bundle directory is made.")] = Path("dist"),
-    expires_days: Annotated[int, typer.Option(help="Days until the bundle's metadata expires.", min=1)] = 365,
+    expires_days: Annotated[
+        int, typer.Option(help="Days until the bundle's metadata expires.", min=1, max=MAX_DAYS)
+    ] = 365,
     builder_id: Annotated[
         str, typer.Option(help="URI that names this builder in the provenance.")
     ] = "urn:appliance:builder",

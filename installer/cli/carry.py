@@ -274,7 +274,7 @@ def _bytes(text: str) -> int:
 
     from engine.errors import InputError
 
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise InputError(f"{text!r} is not a size", remedy="Write it like 4G, 700M or 24.5GiB.")
     base = 1024 if match[3] else 1000

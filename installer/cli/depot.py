@@ -85,7 +85,7 @@ def gc(
 def serve(
     ctx: typer.Context,
     address: Annotated[str, typer.Option(help="Address to listen on, as nodes see it.")],
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7443,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7443,
     bundles: Annotated[Path | None, typer.Option(help="Directory of bundles to serve in place of the depot's.")] = None,
     ca: Annotated[Path, typer.Option("--ca", help="Directory of the site's certificate authority.")] = Path(
         "/var/lib/appliance/ca"

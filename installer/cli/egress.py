@@ -29,7 +29,11 @@ def egress(
     late_after: Annotated[
         int,
         typer.Option(
-            "--late-after", min=1, help="Minutes after which the newest record is too old.", metavar="MINUTES"
+            "--late-after",
+            min=1,
+            max=525_600,
+            help="Minutes after which the newest record is too old.",
+            metavar="MINUTES",
         ),
     ] = 15,
     whole: Annotated[

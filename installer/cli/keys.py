@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from installer.cli.options import Keys, PassphraseFile, PinFile, screen_of
+from installer.cli.options import MAX_DAYS, Keys, PassphraseFile, PinFile, screen_of
 
 if TYPE_CHECKING:
     from installer.trust.keys import Rotation
     from installer.trust.signer import KeyFile
 
 app = typer.Typer(help="Make, show, rotate and revoke the signing keys.", no_args_is_help=True, rich_markup_mode=None)
-RootDays = Annotated[int, typer.Option("--days", help="Days until the root expires.", min=1)]
+RootDays = Annotated[int, typer.Option("--days", help="Days until the root expires.", min=1, max=MAX_DAYS)]
 RootKeys = Annotated[
     list[Path] | None,
     typer.Option("--root-key", help="NAME.pub.json of a root key on another medium, its private half beside it."),

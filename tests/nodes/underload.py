@@ -6,6 +6,7 @@ import http.client
 import json
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.nodes.daytwosite import Site
 
 STREAMS, ASKERS = 6, 3
 PAUSE_S = 0.005  # between two requests of a client
+DEADLINE_S = 300.0
 
 
 @dataclass
@@ -27,6 +29,13 @@ class Load:
     failed: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     files: Path = Path()  # the clients' certificate; may be replaced meanwhile
+
+    def more(self, requests: int = 60) -> None:
+        """Wait until so many more were answered or failed."""
+        wanted, deadline = self.asked + requests, time.monotonic() + DEADLINE_S
+        while self.asked < wanted:
+            assert time.monotonic() < deadline, f"only {self.asked} requests were answered"
+            time.sleep(PAUSE_S)
 
 
 @contextmanager

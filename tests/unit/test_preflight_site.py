@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
@@ -187,6 +186,7 @@ def test_how_to_log_in_is_read_as_ansible_would(tmp_path: Path) -> None:
     assert found["three"].unsupported == "ansible_password"
 
 
+@pytest.mark.timeout(120)  # what is not cut goes on for ever
 def test_a_process_that_floods_hangs_or_drips_is_cut_in_time() -> None:
     python = [sys.executable, "-c"]
     flood = talk([*python, "while 1: print('x' * 1000)"], stdin=b"", timeout_s=20, limit_bytes=100_000)
@@ -194,12 +194,10 @@ def test_a_process_that_floods_hangs_or_drips_is_cut_in_time() -> None:
     one_line = talk([*python, "import sys\nwhile 1: sys.stdout.write('x' * 1000)"], stdin=b"", timeout_s=20, limit_bytes=100_000)  # fmt: skip
     assert one_line.cut == "output"
     drip = "import time\nwhile 1: print('x', flush=True); time.sleep(0.05)"
-    begin = time.monotonic()
     assert talk([*python, drip], stdin=b"", timeout_s=0.5, limit_bytes=100_000).cut == "time"
     assert (
-        talk([*python, "import time; time.sleep(60)"], stdin=b"y" * 10**6, timeout_s=0.5, limit_bytes=9).cut == "time"
+        talk([*python, "import signal; signal.pause()"], stdin=b"y" * 10**6, timeout_s=0.5, limit_bytes=9).cut == "time"
     )
-    assert time.monotonic() - begin < 10
 
 
 def test_a_process_is_heard_line_by_line_with_its_words_and_code() -> None:

@@ -317,16 +317,17 @@ def test_header_bombs_are_refused(
 
 
 def test_a_slow_head_is_cut_off_and_holds_nobody_up(site: Site, client: Identity) -> None:
-    context, begin = site.context(client), time.monotonic()
+    context = site.context(client)
     with (
-        socket.create_connection((site.gateway, 8443), 30) as plain,
+        socket.create_connection(
+            (site.gateway, 8443), 120
+        ) as plain,  # what is not cut off ends as a time-out of this one
         context.wrap_socket(plain, server_hostname=site.gateway) as tls,
     ):
         tls.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX-Slow: ")
         assert site.connect(client).ask("GET", "/v1/models").status == 200
         with contextlib.suppress(ConnectionResetError):  # how nginx ends what has timed out
             assert tls.recv(100) == b""
-    assert time.monotonic() - begin < 20
 
 
 def test_one_client_s_streams_are_limited_and_another_s_are_not_touched(site: Site, client: Identity) -> None:

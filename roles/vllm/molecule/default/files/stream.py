@@ -5,7 +5,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 
 path, model, unit, tokens = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 connection = http.client.HTTPConnection("localhost", timeout=120)
@@ -16,7 +15,7 @@ body = {"model": model, "prompt": "ping", "max_tokens": tokens, "ignore_eos": Tr
 connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
 response = connection.getresponse()
 assert response.status == 200, response.status
-seen, restarted, finish, usage = 0, 0.0, None, None
+seen, restarted, stopping, finish, usage = 0, False, 0, None, None
 while line := response.readline():
     text = line.decode().strip().removeprefix("data: ")
     if not text:
@@ -31,6 +30,10 @@ while line := response.readline():
         finish = choice["finish_reason"] or finish
     if not restarted:
         subprocess.run(["systemctl", "restart", "--no-block", unit], check=True)
-        restarted = time.monotonic()
-went_on = time.monotonic() - restarted
-print(json.dumps({"events": seen, "finish": finish, "usage": usage, "went_on_s": round(went_on, 2)}))
+        restarted = True
+    elif not stopping:
+        state = subprocess.run(["systemctl", "is-active", unit], capture_output=True, text=True, check=False)
+        stopping = seen if state.stdout.strip() == "deactivating" else 0
+print(
+    json.dumps({"events": seen, "finish": finish, "usage": usage, "while_stopping": seen - stopping if stopping else 0})
+)

@@ -12,6 +12,7 @@ from pathlib import Path
 import urllib3
 
 from engine import strictjson
+from engine.rules.networks import with_port
 from installer.site import controlpki
 from installer.site.inventory import Inventory
 from installer.site.settings import Service
@@ -45,7 +46,7 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path) -> lis
 
 def _prove(gateway: str, address: str, port: int, service: Service, client: controlpki.ClientTls) -> Proof:
     begin = time.monotonic()
-    url = f"https://{f'[{address}]' if ':' in address else address}:{port}/v1/chat/completions"
+    url = f"https://{with_port(address, port)}/v1/chat/completions"
     try:
         answer = ask(url, service.served_name, client.context())
         good = bool(answer)

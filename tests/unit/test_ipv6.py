@@ -57,7 +57,7 @@ def test_the_playbooks_make_urls_and_listeners_of_the_families_that_a_site_has(
         f"        dest: {tmp_path}/made.yml\n        mode: '0600'\n"
     )
     argv = [
-        Path(sysconfig.get_path("scripts")) / "ansible-playbook",
+        f"{sysconfig.get_path('scripts')}/ansible-playbook",
         "-i",
         "localhost,",
         "-c",

@@ -77,6 +77,7 @@ class Rule(StrEnum):
     STORE_CALENDAR = "model_store.calendar"
     STORE_DELAY = "model_store.delay"
     SITE_PORTS = "site.ports"
+    SITE_VARIABLE = "site.variable"  # of a host, for a role; the role's argument_specs refuse it
     SITE_TIME = "site.time_egress"
     SITE_LOG_HOST = "site.log_egress"
     VLLM_NAME = "vllm.name"

@@ -41,6 +41,16 @@ def is_address(text: object) -> bool:
     return True
 
 
+def canonical(text: str) -> str:
+    """An address in its one usual spelling, for comparisons; anything else as it is."""
+    return str(ipaddress.ip_address(text)) if is_address(text) else text
+
+
+def with_port(address: str, port: int) -> str:
+    """ADDRESS:PORT as URLs and configurations write it: IPv6 in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def is_port(text: object) -> bool:
     """Whether it is a number from 1 to 65535, as a number or as text."""
     return str(text).isascii() and str(text).isdigit() and 1 <= int(str(text)) <= HIGHEST_PORT

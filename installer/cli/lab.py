@@ -39,7 +39,10 @@ class System(StrEnum):
 def _document(lab: Lab) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(lab) | {"key": str(lab.key), "known_hosts": str(lab.known_hosts)}
+    document = asdict(lab) | {"key": str(lab.key), "known_hosts": str(lab.known_hosts)}
+    if not document.pop("host_address6"):  # a lab without IPv6 says nothing of it
+        return document | {"nodes": [{"name": n.name, "address": n.address} for n in lab.nodes]}
+    return document | {"host_address6": lab.host_address6}
 
 
 @app.command()
@@ -57,6 +60,7 @@ def up(
     system: Annotated[
         System | None, typer.Option("--os", help="Operating system of the nodes, as a definition's target.os.")
     ] = None,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="Give nodes an IPv6 address beside the other.")] = False,
 ) -> None:
     """Boot a lab; it stays until it is taken down.
 
@@ -76,7 +80,7 @@ def up(
 
     screen = screen_of(ctx)
     with screen:
-        lab = make(name, nodes=nodes, bind_ro=bind_ro or (), release=code_name, report=screen)
+        lab = make(name, nodes=nodes, bind_ro=bind_ro or (), release=code_name, ipv6=ipv6, report=screen)
     lines = [f"{n.name}  {n.address}" for n in lab.nodes]
     screen.result(_document(lab), "\n".join([*lines, f"Log in: appliance lab exec {lab.nodes[0].name} -- bash -l"]))
 

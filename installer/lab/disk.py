@@ -38,6 +38,7 @@ def prepare(
     *,
     lower: Path,
     host_address: str,
+    host_address6: str = "",
     public_key: str,
     peers: Sequence[Node],
     environment: Mapping[str, str],
@@ -52,12 +53,19 @@ def prepare(
     run(["mount", "-t", "overlay", f"lab-{node.name}", "-o", layers, root], env=environment)
 
     _write(root / "etc/hostname", f"{node.name}\n")
-    _write(root / "etc/hosts", "127.0.0.1 localhost\n" + "".join(f"{p.address} {p.name}\n" for p in peers))
+    _write(
+        root / "etc/hosts",
+        "127.0.0.1 localhost\n"
+        + "".join(f"{address} {p.name}\n" for p in peers for address in (p.address, p.address6) if address),
+    )
     # Not the builder's, which came with the root: there is no name server, and a query ends where it began.
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     _write(root / "etc/resolv.conf", "nameserver 127.0.0.1\n")
     _write(root / "etc/machine-id", secrets.token_hex(16) + "\n", 0o444)
-    _write(root / "etc/systemd/network/10-host0.network", network_file(node.address, host_address))
+    _write(
+        root / "etc/systemd/network/10-host0.network",
+        network_file(node.address, host_address, node.address6, host_address6),
+    )
     wanted = root / "etc/systemd/system/sysinit.target.wants/lab-loop.service"
     wanted.parent.mkdir(parents=True, exist_ok=True)
     _write(root / "etc/systemd/system/lab-loop.service", LOOP_DEVICES)
@@ -69,9 +77,15 @@ def prepare(
     return " ".join(host_key.with_suffix(".pub").read_text().split()[:2])
 
 
-def network_file(address: str, host_address: str) -> str:
+def network_file(address: str, host_address: str, address6: str = "", host_address6: str = "") -> str:
     """The address of a node. The control host is its gateway so that traffic to elsewhere leaves the node and is refused
     where a test can count it, instead of failing inside for want of a route."""
+    six = f"""Gateway={host_address6}
+
+[Address]
+Address={address6}/64
+DuplicateAddressDetection=none
+"""
     return f"""\
 [Match]
 Virtualization=container
@@ -82,7 +96,7 @@ Address={address}/24
 Gateway={host_address}
 LinkLocalAddressing=no
 IPv6AcceptRA=no
-"""
+{six if address6 else ""}"""
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from engine import durable
@@ -15,7 +15,17 @@ from engine.errors import ApplianceError, InputError, ResourceError
 from engine.process import run, which
 from engine.report import Report, Silent
 from installer.lab import cgroups, disk, network, node, rootfs, state
-from installer.lab.plan import RELEASES, Bind, Node, check_name, free_network, names_of, nodes_of, parse_binds
+from installer.lab.plan import (
+    RELEASES,
+    Bind,
+    Node,
+    check_name,
+    free_network,
+    local_network,
+    names_of,
+    nodes_of,
+    parse_binds,
+)
 
 END_S = 30.0  # how long killed processes may take to disappear
 
@@ -31,6 +41,12 @@ class Lab:
     key: Path
     known_hosts: Path
     nodes: tuple[Node, ...]
+    host_address6: str = ""
+
+    def over_ipv6(self) -> Lab:
+        """The same lab by its IPv6 addresses alone."""
+        nodes = tuple(replace(one, address=one.address6) for one in self.nodes)
+        return replace(self, host_address=self.host_address6, nodes=nodes)
 
     def sightings(self, node: Node) -> Path:
         """Where a watched node's attempts to reach something are written down, one JSON document a line."""
@@ -52,6 +68,7 @@ def up(
     watch: bool = False,
     bind_ro: Sequence[str] = (),
     release: str = "bookworm",
+    ipv6: bool = False,
     owner_pid: int | None = None,
     report: Report = Silent(),  # noqa: B008 - it has no state
 ) -> Lab:
@@ -61,6 +78,7 @@ def up(
         host_names: of the nodes, instead of NAME-1, NAME-2 and so on; ``nodes`` does not count then.
         watch: write down what the nodes' processes try to reach, in the file `sightings` of each node.
         bind_ro: ``SRC:DST`` paths of this host that every node sees read-only.
+        ipv6: give nodes an address of each family; without it the lab's network carries no IPv6 at all.
         owner_pid: the process that the lab belongs to; when it is gone, ``sweep`` takes the lab down.
             None: it stays until ``down``.
 
@@ -85,7 +103,7 @@ def up(
     lower = rootfs.ensure(release, report)
     with state.locked(state.lab_lock(name)):
         _make_room(name)
-        record = _register(name, host_names or nodes, release, owner)
+        record = _register(name, host_names or nodes, release, owner, ipv6=ipv6)
         try:
             return _build(record, lower, binds, watch, report)
         except BaseException:
@@ -120,17 +138,21 @@ def _make_room(name: str) -> None:
     _remove(name)
 
 
-def _register(name: str, nodes: int | Sequence[str], release: str, owner: state.Process | None) -> state.State:
+def _register(
+    name: str, nodes: int | Sequence[str], release: str, owner: state.Process | None, *, ipv6: bool
+) -> state.State:
     maker = state.process(os.getpid())
     assert maker is not None  # noqa: S101 - this process runs
+    prefix6 = local_network(name) if ipv6 else None
     with state.locked(state.address_lock()):
         records = [r for r in map(state.read, state.known()) if r is not None]
         prefix = free_network([*network.used(), *(r.prefix for r in records)])
         record = state.State(
             name=name,
             prefix=str(prefix),
+            prefix6=str(prefix6 or ""),
             release=release,
-            nodes=nodes_of(name, nodes, prefix),
+            nodes=nodes_of(name, nodes, prefix, prefix6),
             maker=maker,
             owner=owner,
             cgroups=cgroups.plan(names_of(name).bridge),
@@ -149,6 +171,7 @@ def _lab(record: state.State) -> Lab:
         key=record.directory / "id_ed25519",
         known_hosts=record.directory / "known_hosts",
         nodes=record.nodes,
+        host_address6=str(IPv6Network(record.prefix6)[1]) if record.prefix6 else "",
     )
 
 
@@ -157,7 +180,7 @@ def _build(record: state.State, lower: Path, binds: Sequence[Bind], watch: bool,
     task = f"lab {lab.name}"
     report.begin(task)
     report.say(f"{task}: network {lab.prefix}")
-    network.up(names, IPv4Network(lab.prefix), mark)
+    network.up(names, IPv4Network(lab.prefix), mark, IPv6Network(record.prefix6) if record.prefix6 else None)
     report.say(f"{task}: disks")
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {lab.name}", "-f", lab.key], env=mark)
     public = lab.key.with_suffix(".pub").read_text().strip()
@@ -168,11 +191,12 @@ def _build(record: state.State, lower: Path, binds: Sequence[Bind], watch: bool,
             one,
             lower=lower,
             host_address=lab.host_address,
+            host_address6=lab.host_address6,
             public_key=public,
             peers=lab.nodes,
             environment=mark,
         )
-        known += f"{one.address},{one.name} {host_key}\n"
+        known += ",".join(filter(None, (one.address, one.address6, one.name))) + f" {host_key}\n"
         report.say(f"{task}: disk of {one.name}")
     durable.write(lab.known_hosts, known)
     machines: list[state.Process] = []

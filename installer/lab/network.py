@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network
 from pathlib import Path
 
 from engine.process import run
@@ -23,14 +23,27 @@ def used() -> list[str]:
 OUTWARD = "what nodes sent to beyond the lab"
 
 
-def rules(names: Names, host_address: str) -> str:
-    """The nft table of a lab: its nodes reach this host at one address, and nothing is forwarded for them."""
+def rules(names: Names, host_address: str, network6: IPv6Network | None = None) -> str:
+    """The nft table of a lab: its nodes reach this host at one address of each family, and nothing is forwarded for them."""
     bridge, lab = names.bridge, IPv4Interface(f"{host_address}/24").network
+    outward6 = (
+        f"""
+		iifname "{bridge}" ip6 daddr != {{ {network6}, fe80::/10, ff00::/8 }} counter comment "{OUTWARD}\""""
+        if network6
+        else ""
+    )
+    input6 = (
+        f"""ip6 daddr {network6[1]} accept
+		iifname "{bridge}" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+		iifname "{bridge}" """
+        if network6
+        else ""
+    )
     return f"""\
 table inet {names.table} {{
 	chain prerouting {{
 		type filter hook prerouting priority -300; policy accept;
-		iifname "{bridge}" ip daddr != {{ {lab}, 224.0.0.0/4, 255.255.255.255 }} counter comment "{OUTWARD}"
+		iifname "{bridge}" ip daddr != {{ {lab}, 224.0.0.0/4, 255.255.255.255 }} counter comment "{OUTWARD}"{outward6}
 	}}
 	chain forward {{
 		type filter hook forward priority -150; policy accept;
@@ -41,7 +54,7 @@ table inet {names.table} {{
 	chain input {{
 		type filter hook input priority -150; policy accept;
 		iifname "{bridge}" ip daddr != {host_address} counter drop comment "no other address of this host"
-		iifname "{bridge}" meta nfproto ipv6 counter drop
+		iifname "{bridge}" {input6}meta nfproto ipv6 counter drop
 	}}
 }}
 """
@@ -57,15 +70,18 @@ def left(names: Names) -> int:
     return sum(out)
 
 
-def up(names: Names, network: IPv4Network, environment: Mapping[str, str]) -> None:
-    """Make the table, then the bridge: no packet passes a bridge that has no rules yet."""
-    run(["nft", "-f", "-"], stdin=rules(names, str(network[1])), package="nftables", env=environment)
+def up(names: Names, network: IPv4Network, environment: Mapping[str, str], network6: IPv6Network | None = None) -> None:
+    """Make the table, then the bridge: no packet passes a bridge that has no rules yet. Without ``network6`` there is no IPv6."""
+    run(["nft", "-f", "-"], stdin=rules(names, str(network[1]), network6), package="nftables", env=environment)
     bridge = ["type", "bridge", "stp_state", "0", "forward_delay", "0"]
     run(["ip", "link", "add", names.bridge, *bridge], env=environment)
     ipv6 = Path(f"/proc/sys/net/ipv6/conf/{names.bridge}/disable_ipv6")
     if ipv6.exists():
-        ipv6.write_text("1\n")
+        ipv6.write_text("0\n" if network6 else "1\n")
     run(["ip", "address", "add", f"{network[1]}/{network.prefixlen}", "dev", names.bridge], env=environment)
+    if network6:
+        where = f"{network6[1]}/{network6.prefixlen}"
+        run(["ip", "address", "add", where, "dev", names.bridge, "nodad"], env=environment)
     run(["ip", "link", "set", names.bridge, "up"], env=environment)
 
 

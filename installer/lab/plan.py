@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network
 from pathlib import Path
 
 from engine.errors import InputError, ResourceError
@@ -26,6 +26,7 @@ class Node:
 
     name: str
     address: str
+    address6: str = ""  # beside the other, in a lab that has IPv6
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,15 @@ def free_network(used: Iterable[str]) -> IPv4Network:
     raise ResourceError(f"no free network is left in {POOL}", remedy="Take labs down: appliance lab list")
 
 
-def nodes_of(name: str, nodes: int | Sequence[str], network: IPv4Network) -> tuple[Node, ...]:
+def local_network(name: str) -> IPv6Network:
+    """The IPv6 network of lab ``name``: a unique local one (RFC 4193) whose number comes from the name."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return IPv6Network(f"fd{digest[:2]}:{digest[2:6]}:{digest[6:10]}::/64")
+
+
+def nodes_of(
+    name: str, nodes: int | Sequence[str], network: IPv4Network, network6: IPv6Network | None = None
+) -> tuple[Node, ...]:
     """Names and addresses of the nodes of a lab: so many, called NAME-1 and so on, or those with the names given.
 
     Raises:
@@ -110,7 +119,10 @@ def nodes_of(name: str, nodes: int | Sequence[str], network: IPv4Network) -> tup
                 f"{one!r} cannot be the host name of a node, or stands twice",
                 remedy="Use letters, digits, hyphens and dots, at most 63 characters, each name once.",
             )
-    return tuple(Node(one, str(network[FIRST_NODE + n])) for n, one in enumerate(names))
+    numbers = range(FIRST_NODE, FIRST_NODE + len(names))
+    return tuple(
+        Node(one, str(network[n]), str(network6[n]) if network6 else "") for n, one in zip(numbers, names, strict=True)
+    )
 
 
 def parse_binds(values: Sequence[str]) -> tuple[Bind, ...]:

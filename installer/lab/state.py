@@ -57,6 +57,7 @@ class State:
     owner: Process | None  # None: stays until it is taken down
     cgroups: tuple[str, ...]  # directories made for it, one for each hierarchy
     mark: str  # random; in the environment of every process started for it
+    prefix6: str = ""  # empty in a lab without IPv6
     machines: tuple[Process, ...] = ()
     ready: bool = False
 
@@ -87,6 +88,7 @@ def read(name: str) -> State | None:
         return State(
             name=raw["name"],
             prefix=raw["prefix"],
+            prefix6=raw.get("prefix6", ""),
             release=raw["release"],
             nodes=tuple(Node(**n) for n in raw["nodes"]),
             maker=Process(**raw["maker"]),

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from engine.rules.networks import with_port
+
 
 @contextmanager
 def listening(address: str, port: int, word: str) -> Iterator[str]:
@@ -18,7 +20,7 @@ def listening(address: str, port: int, word: str) -> Iterator[str]:
             server.bind((address, port))
             server.listen(128)
         except OSError as error:
-            yield f"this host cannot listen on {address}:{port}: {error.strerror}"
+            yield f"this host cannot listen on {with_port(address, port)}: {error.strerror}"
             return
         thread = threading.Thread(target=_serve, args=(server, word.encode()), daemon=True)
         thread.start()

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import InputError
+from engine.rules import networks
 from installer import yamlfile
 from installer.site import ansiblelist, zones
 from installer.site.connection import Connection, connection
@@ -171,7 +172,7 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
     for name, groups in sorted(members.items()):
         told = listing.hosts[name].resolved
         where = listing.hosts[name].line or str(path)
-        address = str(told.get("ansible_host", ""))
+        address = networks.canonical(str(told.get("ansible_host", "")))
         if not address:
             raise InputError(f"{name} has no ansible_host", where=where, remedy="Give the address of the node.")
         named = told.get("appliance_zone_addresses", {})
@@ -181,7 +182,7 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
                 where=listing.hosts[name].lines.get("appliance_zone_addresses") or where,
                 remedy="Write ZONE: ADDRESS below it.",
             )
-        zone_addresses = {str(zone): str(value) for zone, value in named.items()}
+        zone_addresses = {str(zone): networks.canonical(str(value)) for zone, value in named.items()}
         hosts.append(Host(name, address, tuple(groups), str(told.get("appliance_rack", "")), zone_addresses))
     return tuple(hosts)
 

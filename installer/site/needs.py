@@ -14,6 +14,7 @@ from engine.fetch import STORE
 from engine.preflight.expectation import Expectation, GpuNeed, PortNeed, SpaceNeed
 from engine.preflight.facts import Facts, Question
 from engine.preflight.judge_network import DHCP_PORT
+from engine.rules.networks import with_port
 from engine.trust import Target
 from installer.compat import cuda, tables
 from installer.compat.check import gather
@@ -122,7 +123,7 @@ def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts,
         spaces=_spaces(host, wanted, inventory, facts) if wanted.contents else (),
         ports=_ports(host, inventory),
         memory_bytes=sum(bytes_of(s.memory_max) for s in on_gpu),
-        depot=f"{site.control.address}:{site.control.port}",
+        depot=with_port(site.control.address, site.control.port),
         dhcp=tuple(
             d for flow in site.egress if flow.protocol == "udp" and DHCP_PORT in flow.ports for d in flow.destinations
         ),

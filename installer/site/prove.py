@@ -13,6 +13,7 @@ from typing import Any
 import urllib3
 
 from engine import chat, strictjson
+from engine.rules.networks import with_port
 from installer.site import controlpki
 from installer.site.inventory import Inventory
 from installer.site.settings import Service
@@ -51,7 +52,7 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path, view: 
         return [
             _prove(
                 gateway.name,
-                _url(inventory.address(gateway, "gateway"), inventory.site.gateway.port),
+                f"https://{with_port(inventory.address(gateway, 'gateway'), inventory.site.gateway.port)}",
                 service,
                 client,
                 _chats(view, service),
@@ -59,10 +60,6 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path, view: 
             for gateway in inventory.in_group("gateway")
             for service in inventory.site.services
         ]
-
-
-def _url(address: str, port: int) -> str:
-    return f"https://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def _chats(view: Path | None, service: Service) -> bool | None:

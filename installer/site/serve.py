@@ -17,6 +17,7 @@ from pathlib import Path
 from engine import durable
 from engine.errors import ResourceError
 from engine.process import run, which
+from engine.rules.networks import with_port
 
 START_S = 10.0
 
@@ -43,7 +44,7 @@ http {{
         "~(^|,)OU=node(,|$)" 1;
     }}
     server {{
-        listen {address}:{port} ssl;
+        listen {listen} ssl;
         ssl_certificate {tls.certificate};
         ssl_certificate_key {tls.key};
         ssl_client_certificate {tls.ca};
@@ -103,8 +104,7 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls, piece_lists:
         work.chmod(0o755)
         config = CONFIG.format(
             run=work,
-            address=address,
-            port=port,
+            listen=with_port(address, port),
             tls=tls,
             root=bundles,
             user=_user(),
@@ -118,7 +118,7 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls, piece_lists:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         _wait(process, address, port, work)
-        yield f"https://{address}:{port}"
+        yield f"https://{with_port(address, port)}"
     finally:
         if process is not None:
             process.terminate()
@@ -155,14 +155,18 @@ def _require_free(address: str, port: int) -> None:
         ResourceError: the port is taken, or the address is not this host's.
     """
     try:
-        with socket.create_server((address, port)):
+        with socket.create_server((address, port), family=_family(address)):
             pass
     except OSError as error:
         raise ResourceError(
             f"the depot cannot be served: {error.strerror}",
-            where=f"{address}:{port}",
+            where=with_port(address, port),
             remedy="Free the port, or correct control.address and control.port of the site.",
         ) from error
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _user() -> str:
@@ -184,16 +188,16 @@ def _wait(process: subprocess.Popen[bytes], address: str, port: int, work: Path)
             reason = (log.read_text() if log.exists() else "") or said
             raise ResourceError(
                 f"the depot's web server did not start: {reason.strip()[-400:]}",
-                where=f"{address}:{port}",
+                where=with_port(address, port),
                 remedy="Free the port, or set control.address and control.port in the site.",
             )
-        with socket.socket() as probe:
+        with socket.socket(_family(address)) as probe:
             probe.settimeout(0.5)
             if probe.connect_ex((address, port)) == 0:
                 return
         time.sleep(0.05)
     raise ResourceError(
         "the depot's web server does not answer",
-        where=f"{address}:{port}",
+        where=with_port(address, port),
         remedy="Look for a firewall rule on the control host.",
     )

@@ -20,8 +20,7 @@ def _network(value: str) -> str:
 
 
 def _address(value: str) -> str:
-    ipaddress.ip_address(value)
-    return value
+    return str(ipaddress.ip_address(value))  # one spelling, for it is compared
 
 
 Network = Annotated[str, AfterValidator(_network), Field(description="CIDR or address, for example 192.0.2.0/24.")]

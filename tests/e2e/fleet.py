@@ -24,6 +24,7 @@ import urllib3
 import yaml
 
 from engine import strictjson
+from engine.rules.networks import with_port
 from installer.lab.lab import Lab
 from installer.lab.plan import Node
 from tests.demo import TREE, Demo, install_argv
@@ -82,8 +83,8 @@ class Fleet:
         site = yaml.safe_load((TREE / "inventories/demo/group_vars/all/site.yml").read_text())["appliance_site"]
         site |= {
             "control": {"address": self.lab.host_address, "port": self.port},
-            "management_sources": [f"{self.lab.host_address}/32"],
-            "client_sources": [f"{self.lab.host_address}/32"],
+            "management_sources": [self.lab.host_address],
+            "client_sources": [self.lab.host_address],
             "runtime": "runtime",
             "rolling": self.rolling,
             **self.site_more,
@@ -162,7 +163,7 @@ class Fleet:
     def ask(self, context: ssl.SSLContext | None = None) -> str:
         """One answer through the gateway."""
         pool = urllib3.PoolManager(ssl_context=context or self.context(), retries=False, timeout=20)
-        url = f"https://{self.node('gw-1').address}:8443/v1/chat/completions"
+        url = f"https://{with_port(self.node('gw-1').address, 8443)}/v1/chat/completions"
         body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 6})
         answer = pool.request("POST", url, body=body, headers={"Content-Type": "application/json"})
         if answer.status != 200:

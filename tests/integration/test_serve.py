@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,6 +73,48 @@ def test_nodes_get_bundles_and_nobody_else_gets_anything(place: Path, passphrase
         assert ask("demo-1.0.0/README.txt", "node") == 404
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), 2)
+
+
+def test_a_node_fetches_over_ipv6(place: Path, passphrase: Path) -> None:
+    """The same server and the node's own fetch, by the URL that the server gives."""
+    bundle = make(place / "bundles", {"files/a.txt": b"a"})
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = int(server.getsockname()[1])
+    tls = controlpki.server_tls(place / "ca", passphrase, "::1")
+    key, certificate = Authority(place / "ca").issue(
+        kind="node", name="n", names=["::1"], passphrase=passphrase.read_text(), days=1, now=utc_now()
+    )
+    for name, content in (("k", key), ("c", certificate), ("root.json", bundle.root)):
+        (place / name).write_bytes(content)
+    with serving(bundle.path.parent, "::1", port, tls) as url:
+        assert url == f"https://[::1]:{port}"
+        argv = [
+            "fetch",
+            "--url",
+            f"{url}/demo-1.0.0",
+            "--release",
+            "demo-1.0.0",
+            "--root",
+            place / "root.json",
+            "--minimum-version",
+            "0",
+        ]
+        argv += [
+            "--ca",
+            place / "ca/ca.crt",
+            "--cert",
+            place / "c",
+            "--key",
+            place / "k",
+            "--profile",
+            "gpu",
+            "--dry-run",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "engine.cli", *map(str, argv)], capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "APPLIANCE_STATE": str(place / "state"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_taken_port_is_said_at_once(place: Path, passphrase: Path) -> None:

@@ -227,6 +227,9 @@ CASES = [
     Case(R.SITE_PORTS, "gpu_metrics.port", {"gateway": {"port": 9400}, "gpu_metrics": {"port": 9400}}),
     Case(R.SITE_TIME, "baseline.time_servers.0", {"baseline": {"admins": [ADMIN], "time_servers": ["192.0.2.5"]}}),
     Case(R.SITE_LOG_HOST, "baseline.log_host", {"baseline": {"admins": [ADMIN], "log_host": "https://192.0.2.7:19532"}}),
+    Case(R.SITE_VARIABLE, "appliance_firewall_egress", host={"appliance_firewall_egress": "all"}),
+    Case(R.SITE_VARIABLE, "appliance_pki_days", host={"appliance_pki_days": "a year"}),
+    Case(R.SITE_VARIABLE, "appliance_os_baseline_admins", {"baseline": {"admins": [ADMIN]}}, {"appliance_os_baseline_admins": ["alice"]}),
     # Only a role can meet this: the site gives addresses to containers by itself.
     Case(R.CONTAINER_ADDRESS, "", role={"appliance_container_runtime_containers": [{**CONTAINER, "ports": [{"port": 8085, "container_port": 80, "address": "::1"}]}]}),
 ]  # fmt: skip
@@ -298,7 +301,7 @@ def test_the_site_that_the_cases_change_is_sound(tmp_path: Path) -> None:
 def test_a_site_that_breaks_a_rule_is_refused_with_file_line_and_key(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ansiblelist, "listing", listing)
+    monkeypatch.setattr(ansiblelist, "ask", listing)
     path = write(tmp_path / "site", case)
     with pytest.raises(InputError) as refused:
         load(path)

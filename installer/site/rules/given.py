@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from engine.rules.fault import Fault
+from engine.rules.fault import Fault, Rule
 from installer import product
 from installer.site.settings import Site
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from installer.site.ansiblelist import Told
     from installer.site.inventory import Host
 
+ROLES = (
+    "container_runtime", "content", "cuda", "dcgm_exporter", "firewall", "mig", "model_store", "nginx", "node", "nvidia_driver",
+    "os_baseline", "pki", "vllm",
+)  # fmt: skip
+_WORDS = ("yes", "no", "true", "false", "on", "off", "1", "0")  # of what Ansible takes for a switch
 HOST = "host"  # first part of a key that is a variable of a host and not of the site
 
 
@@ -40,7 +45,21 @@ class Given:
         """What the inventory says of a host about a role's variables, without their prefix."""
         prefix = f"appliance_{role}_"
         resolved = self.told[host.name].resolved if host.name in self.told else {}
-        return {name.removeprefix(prefix): value for name, value in resolved.items() if name.startswith(prefix)}
+        known = specification(role)
+        return {
+            name.removeprefix(prefix): value
+            for name, value in resolved.items()
+            if name in known and not mistyped(value, known[name])
+        }
+
+    def mistyped(self, host: Host) -> Iterator[Fault]:
+        """Variables of roles that are not of the kind that the role wants."""
+        resolved = self.told[host.name].resolved if host.name in self.told else {}
+        for role in ROLES:
+            for name, option in specification(role).items():
+                if name in resolved and (wanted := mistyped(resolved[name], option)):
+                    what = f"is {type(resolved[name]).__name__}, not {wanted}"
+                    yield Fault(Rule.SITE_VARIABLE, (HOST, host.name, name), what, f"write it as {wanted}")
 
 
 def of_role(host: Host, role: str, found: Iterable[Fault]) -> Iterator[Fault]:
@@ -57,6 +76,38 @@ def role_defaults(role: str) -> dict[str, Any]:
         (product.data("roles") / role / "defaults" / "main.yml").read_text(encoding="utf-8")
     )
     return found
+
+
+@cache
+def specification(role: str) -> dict[str, dict[str, Any]]:
+    """A role's variables as its argument_specs describe them."""
+    text = (product.data("roles") / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = yaml.load(text, Loader=yaml.CSafeLoader)["argument_specs"]["main"]["options"]
+    return found
+
+
+def mistyped(value: Any, option: Mapping[str, Any]) -> str:
+    """What is wanted where ``value`` is of another kind; empty where it fits."""
+    kind, elements, choices = option.get("type", "str"), option.get("elements"), option.get("choices")
+    digits = str(value).lstrip("-")
+    listed = value if isinstance(value, list) else ()
+    wrong: dict[str, bool] = {
+        "a list": kind == "list" and not isinstance(value, list),
+        "a list of mappings": elements == "dict" and not all(isinstance(v, Mapping) for v in listed),
+        "a list of plain values": elements in ("str", "path") and any(map(_nested, listed)),
+        "a mapping": kind == "dict" and not isinstance(value, Mapping),
+        "a whole number": kind == "int" and (isinstance(value, bool) or not (digits.isascii() and digits.isdigit())),
+        "true or false": kind == "bool" and not isinstance(value, bool) and str(value).lower() not in _WORDS,
+        "plain text": kind in ("str", "path") and _nested(value),
+        f"one of {', '.join(map(str, choices or ()))}": bool(choices)
+        and kind in ("str", "int")
+        and value not in (choices or ()),
+    }
+    return next((wanted for wanted, broken in wrong.items() if broken), "")
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, (list, Mapping))
 
 
 @cache

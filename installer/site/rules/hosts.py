@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from engine.rules import firewall, names, networks, store
+from engine.rules import containers, firewall, names, networks, services, store
 from engine.rules.fault import Fault, Key, Rule
 from installer.site.rules.given import HOST, Given, of_role, role_defaults
 from installer.site.settings import ModelStore
@@ -21,20 +21,39 @@ def host(given: Given, host: Host) -> Iterator[Fault]:
         what = f"is {host.address!r}, which is not an address"
         remedy = "give the node's IP address; the firewall's rules and certificates are made of it"
         yield Fault(Rule.FIREWALL_NETWORK, (HOST, host.name, "ansible_host"), what, remedy)
+    yield from given.mistyped(host)
     told = given.told[host.name].resolved if host.name in given.told else {}
     more = told.get("appliance_names", [])
     yield from names.certificate_names(more if isinstance(more, list) else [more], (HOST, host.name, "appliance_names"))
     yield from of_role(host, "firewall", firewall.policy(given.of(host, "firewall")))
     yield from _proof(given, host)
-    pki = role_defaults("pki") | {k: v for k, v in told.items() if k.startswith("appliance_pki_")}
+    pki = role_defaults("pki") | {f"appliance_pki_{k}": v for k, v in given.of(host, "pki").items()}
     yield from of_role(
         host, "pki", names.renewal(int(pki["appliance_pki_days"]), int(pki["appliance_pki_renew_before_days"]))
     )
+    yield from _overridden(given, host)
     settings = given.site.model_store
     if settings and set(settings.groups) & set(host.groups):
         own = given.of(host, "model_store")
         yield from of_role(host, "model_store", store.store(own)) if own else ()
         yield from (f for f in _store(settings) if f.key[-1] not in own)
+
+
+def _overridden(given: Given, host: Host) -> Iterator[Fault]:
+    """Variables that the playbooks make from the site and a host has its own of."""
+    vllm, runtime = given.of(host, "vllm"), given.of(host, "container_runtime")
+    yield from of_role(host, "vllm", services.services(vllm.get("services", [])))
+    yield from of_role(host, "container_runtime", containers.containers(runtime.get("containers", [])))
+    nginx, dcgm, pki = given.of(host, "nginx"), given.of(host, "dcgm_exporter"), given.of(host, "pki")
+    edge = names.edge(
+        nginx.get("port", names.LOWEST_PORT), nginx.get("server_names", ()), nginx.get("allowed_clients", ()), "service"
+    )
+    yield from of_role(host, "nginx", edge)
+    metrics = names.metrics(
+        dcgm.get("port", names.LOWEST_PORT), dcgm.get("address", host.address), dcgm.get("clients", ())
+    )
+    yield from of_role(host, "dcgm_exporter", (f for f in metrics if f.key[0] in dcgm))
+    yield from of_role(host, "pki", names.certificate_names(pki.get("names", ())))
 
 
 def _store(settings: ModelStore) -> Iterator[Fault]:

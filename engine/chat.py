@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from engine.strictjson import MAX_PARTS
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 WITHOUT = "the model has no chat template, so a plain completion was asked for; clients cannot chat with it"
@@ -51,6 +53,8 @@ def folder_has_template(folder: Path) -> bool:
 
 
 def _said(raw: bytes) -> bool:
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_PARTS:
+        return False  # a small text of brackets would become gigabytes of objects
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):

@@ -100,6 +100,8 @@ def remedy(refused: Iterable[Finding]) -> str:
             f"Leave such files out with `include`, or record an exception in the definition: "
             f"`waivers: [{{rule: {waivable[0]}, reason: WHY}}]`.{others}"
         )
+    if rules == ["shards"]:
+        return "Bring the missing files along: download the model again, or correct `include`. There is no waiver."
     return "There is no waiver for these rules. Take another revision, or repair the model at its source."
 
 

@@ -349,6 +349,7 @@ def test_shards_that_include_leaves_out_are_missing_and_it_says_why() -> None:
     (finding,) = examine(files, include=["model-1-*", "LICENSE"]).refused
     assert (finding.rule, finding.path) == ("shards", "model-1-of-2.safetensors")
     assert finding.reason.endswith("of which 2 is missing; include leaves shards of this set out")
+    assert "correct `include`" in intake.remedy([finding])
 
 
 # -- licence ------------------------------------------------------------------------------------

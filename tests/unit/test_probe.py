@@ -221,6 +221,7 @@ def test_the_command_prints_one_document(path: Path, capsys: pytest.CaptureFixtu
         ({"tokenizer_config.json": "{}"}, chat.COMPLETIONS),
         ({"tokenizer_config.json": "not JSON"}, chat.COMPLETIONS),
         ({"tokenizer_config.json": "[" * 100_000}, chat.COMPLETIONS),
+        ({"tokenizer_config.json": '{"chat_template": [' + "[]," * 2_000_001 + "[]]}"}, chat.COMPLETIONS),
         ({"chat_template.jinja": "{{ messages }}"}, chat.CHAT),
         ({"tokenizer_config.json": '{"chat_template": "{{ messages }}"}'}, chat.CHAT),
         ({"tekken.json": "{}"}, chat.CHAT),

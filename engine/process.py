@@ -36,6 +36,15 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
+def _directory() -> str | None:
+    """None, which leaves a child where this process is; the root where that place was deleted, for many tools end there at once."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "/"
+    return None
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -49,6 +58,7 @@ def run(
     """Run ``argv`` without a shell, capture its output, and raise unless it exits with a code in ``ok``.
 
     Args:
+        cwd: where it runs; this process's current directory when left out.
         env: variables added to this process's environment. Secrets go here or to ``stdin``, never into ``argv``.
         package: what to install when the tool is not there; becomes the remedy.
 
@@ -64,7 +74,7 @@ def run(
     try:
         done = subprocess.run(
             args,
-            cwd=cwd,
+            cwd=cwd or _directory(),
             env={**os.environ, "PATH": path, **(env or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

@@ -25,7 +25,7 @@ class Surrounding:
 
     Attributes:
         same: it changes nothing about the outcome: the command ends as it does where nothing is amiss.
-        heard: standard error can be read.
+        heard: what it says can be read.
         words: words of the command in their place, for surroundings that replace a place; several give several cases.
     """
 
@@ -109,10 +109,10 @@ PROCESS = (
     Surrounding("current directory deleted", same=True, enter=_deleted_directory),
     Surrounding("current directory read-only", same=True, prepare=_read_only("elsewhere"), enter=_in("elsewhere")),
     Surrounding("stdin closed", same=True, enter=_closed(0)),
-    Surrounding("stdout closed", same=True, enter=_closed(1)),
+    Surrounding("stdout closed", same=True, heard=False, enter=_closed(1)),
     Surrounding("stderr closed", same=True, heard=False, enter=_closed(2)),
     Surrounding("all streams closed", same=True, heard=False, enter=_closed(0, 1, 2)),
-    Surrounding("stdout is a broken pipe", enter=_broken_pipe),
+    Surrounding("stdout is a broken pipe", heard=False, enter=_broken_pipe),
     Surrounding("stdout is full", enter=_stdout("/dev/full")),
     Surrounding("no HOME", same=True, variables={"HOME": None}),
     Surrounding("no HOME and no user", heard=True, variables={"HOME": None}, enter=_no_name),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from engine.addresses import secret_in
 from installer import yamlfile
 
 Name = Annotated[
@@ -23,6 +25,20 @@ Version = Annotated[
 ]
 Profile = Literal["gpu", "gateway", "monitoring", "control"]
 Profiles = Annotated[tuple[Profile, ...], Field(min_length=1, description="Kinds of node that need this.")]
+
+
+def _without_secrets(text: str) -> str:
+    """A definition lies beside code and is copied into the signed manifest, so what opens a source stays outside of it."""
+    for address in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", text):
+        if found := secret_in(address):
+            raise ValueError(
+                f"an address holds {found}; take it out and give the host a login: a line "
+                "`machine HOST login USER password PASSWORD` in ~/.netrc (docs/fetching.md)"
+            )
+    return text
+
+
+Open = Annotated[str, AfterValidator(_without_secrets)]  # text with addresses that hold no login, token or signature
 
 
 class _Strict(BaseModel):
@@ -75,7 +91,7 @@ class Target(_Strict):
 class DirectWheel(_Strict):
     """A wheel that no index offers, by address and hash. Its name, version and dependencies are its own."""
 
-    url: Annotated[str, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
+    url: Annotated[Open, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
         description="Where it is; file: may be relative to the definition."
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -85,19 +101,20 @@ class WheelSet(_Strict):
     """One Python environment: its requirements and everything they need."""
 
     name: Name
-    requirements: Annotated[tuple[str, ...], Field(min_length=1, description="As in a requirements file.")]
-    constraints: tuple[str, ...] = Field((), description="Limits on versions of anything pulled in.")
+    requirements: Annotated[tuple[Open, ...], Field(min_length=1, description="As in a requirements file.")]
+    constraints: tuple[Open, ...] = Field((), description="Limits on versions of anything pulled in.")
     direct: tuple[DirectWheel, ...] = Field(
         (), description="Wheels by address that join the set, for example kernels published beside the index."
     )
     exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
-    indexes: tuple[str, ...] = Field(
+    indexes: tuple[Open, ...] = Field(
         (),
-        description="Package indexes, asked in this order: a name that one has is not looked up in those after it. "
-        "The builder's pip configuration when empty.",
+        description="Package indexes, asked in this order: a name that one has is not looked up in those after it. They and "
+        "find_links decide alone. When empty, the builder's pip configuration: its extra indexes first, then its index.",
     )
-    find_links: tuple[str, ...] = Field(
-        (), description="Directories or pages with wheels; the builder's pip configuration when empty."
+    find_links: tuple[Open, ...] = Field(
+        (),
+        description="Directories or pages with wheels; the builder's pip configuration when this and indexes are empty.",
     )
     runtime: Literal["", "debs", "node"] = Field(
         "",
@@ -110,7 +127,7 @@ class WheelSet(_Strict):
 class AptSource(_Strict):
     """One apt source, as in a deb822 file: by address, or the builder's own mirror turned to other suites."""
 
-    uri: Annotated[str, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
+    uri: Annotated[Open, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
     builders: bool = Field(
         False,
         description="Instead of uri: the mirror that this builder's apt has for the target's family, with the suites and "
@@ -156,7 +173,7 @@ class Image(_Strict):
 
     name: Name
     source: Annotated[
-        str, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
+        Open, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
     ]
     tls_verify: bool = Field(True, description="False only for a registry on loopback.")
     platforms: Literal["target", "all"] = Field(
@@ -250,7 +267,7 @@ class File(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
     url: Annotated[
-        str, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
+        Open, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
     ]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     licence: str = ""

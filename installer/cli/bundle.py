@@ -45,14 +45,19 @@ def lock(
     from installer import definition, lockfile
     from installer.bundle.lock import changes, resolve
     from installer.kinds import Work
+    from installer.network import host
+    from installer.network.hiding import Hiding, hidden
 
     screen = screen_of(ctx)
     parsed = definition.load(definition_file)
     path = lockfile.path_of(definition_file)
-    with screen:
-        new = resolve(Work(parsed, definition_file.resolve().parent, Blobs(cache), screen))
+    network = host.read()
+    with screen, hidden(network):
+        base = definition_file.resolve().parent
+        new = resolve(Work(parsed, base, Blobs(cache), Hiding(screen, network), network=network))
     compat.prove(screen, definition_file, parsed, new)
     old = lockfile.load_any(path)
+    new = lockfile.kept(old, new)
     differences = changes(old, new)
     unchanged = path.exists() and path.read_text() == lockfile.dump(new)
     if not check and not unchanged:
@@ -119,6 +124,8 @@ def build(
     from installer.cli import rehearse as rehearsing
     from installer.cli import sign as signing
     from installer.kinds import Work
+    from installer.network import host
+    from installer.network.hiding import Hiding, hidden
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
 
@@ -154,8 +161,16 @@ def build(
         if rehearse:
             rehearsals.append(rehearsing.demand(screen, staging, store, inventory))
 
-    with screen, private_copy(secret) as secret_file:
-        work = Work(parsed, definition_file.resolve().parent, blobs, screen, apt_key=(store.apt_key, secret_file))
+    network = host.read()
+    with screen, hidden(network), private_copy(secret) as secret_file:
+        work = Work(
+            parsed,
+            definition_file.resolve().parent,
+            blobs,
+            Hiding(screen, network),
+            apt_key=(store.apt_key, secret_file),
+            network=network,
+        )
         building.require_space(out, locked.artifacts, work)
         built = building.build(
             parsed,

@@ -18,6 +18,9 @@ from engine.download import Downloader, Item
 from engine.report import Report, Silent
 from installer.definition import Definition
 from installer.lockfile import Artifact
+from installer.network import host
+from installer.network.connections import Connections
+from installer.network.host import Network
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Work:
         cache: verified files by SHA-256, kept between builds.
         epoch: seconds since 1970 for every time that gets into content, so that two builds give the same bytes.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
+        network: how this host reaches sources; looked at here where it is not given.
     """
 
     definition: Definition
@@ -37,9 +41,11 @@ class Work:
     report: Report = field(default_factory=Silent)
     epoch: int = 0
     apt_key: tuple[Path, Path] | None = None
+    network: Network = field(default_factory=host.read)
 
-    def downloader(self) -> Downloader:
-        return Downloader(self.cache, report=self.report)
+    def downloader(self, network: Network | None = None) -> Downloader:
+        """The one downloader; ``network`` where a kind knows more of the way than the host does."""
+        return Downloader(self.cache, report=self.report, route=Connections(network or self.network))
 
 
 class KindModule(Protocol):

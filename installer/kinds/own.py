@@ -16,7 +16,7 @@ from engine.errors import TrustError
 from engine.process import run
 from installer import product
 from installer.definition import WheelSet
-from installer.kinds import Work, items, pipconfig, uvresolve, wheels
+from installer.kinds import Work, items, uvresolve, wheels
 from installer.lockfile import Artifact
 
 BUILT = "build:"  # scheme of wheels that are made from this source tree
@@ -26,7 +26,7 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+==[^\s\\;]+)", re.MULTILINE)
 
 def resolve(work: Work) -> list[Artifact]:
     """The pinned requirements of both sets for the target's Python, plus the product's own wheels."""
-    tree, config = product.source_tree(), pipconfig.read()
+    tree, config = product.source_tree(), work.network.pip
     own = _build(work)
     artifacts = []
     for name, (file, mine) in SETS.items():
@@ -66,6 +66,7 @@ def _build(work: Work) -> dict[str, Artifact]:
                     source,
                 ],
                 env={"SOURCE_DATE_EPOCH": str(work.epoch or 315532800)},  # zip files begin in 1980
+                inherit=False,
             )
             wheel = next(out.glob("*.whl"))
             sha256, size = hash_file(wheel)

@@ -14,30 +14,31 @@ from urllib.parse import unquote, urlsplit
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from engine import durable
+from engine.addresses import lockable, public
 from engine.download import Downloader, Item
 from engine.errors import InputError, TrustError, UpstreamError
 from installer import wheelarchive
 from installer.definition import WheelSet
-from installer.kinds import Work, directwheels, items, pipconfig, place, uvresolve, wheelfiles
+from installer.kinds import Work, directwheels, items, place, uvresolve, wheelfiles
 from installer.kinds.uvresolve import Found
 from installer.lockfile import Artifact, Kind
+from installer.network.pipconfig import PipConfig
 
 MAX_METADATA = 4 << 20  # bytes of a METADATA file we are willing to read
 
 
 def resolve(work: Work) -> list[Artifact]:
     """Pin every set with uv; sizes and licences are asked from the index."""
-    config = pipconfig.read()
-    return [a for wheels in work.definition.wheels for a in resolve_set(work, wheels, config)]
+    return [a for wheels in work.definition.wheels for a in resolve_set(work, wheels, work.network.pip)]
 
 
 def resolve_set(
-    work: Work, wheels: WheelSet, config: pipconfig.PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
+    work: Work, wheels: WheelSet, config: PipConfig, *, kind: Kind = "wheels", below: str = "wheels"
 ) -> list[Artifact]:
     """The artifacts of one set, laid out below ``content/BELOW/NAME``."""
     with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
         direct = directwheels.bring(work, wheels, Path(scratch))
-        found = uvresolve.resolve(wheels, work.definition.target, config, direct, Path(scratch))
+        found = uvresolve.resolve(wheels, work.definition.target, config, direct, Path(scratch), network=work.network)
     work.report.say(f"{below}/{wheels.name}: {len(found)} wheels")
     downloader = work.downloader()
     with ThreadPoolExecutor(8) as workers:
@@ -45,7 +46,7 @@ def resolve_set(
     return [
         Artifact(
             path=f"{below}/{wheels.name}/{f.filename}", kind=kind, group=wheels.name, name=f.name, version=f.version, size=size,
-            sha256=f.sha256, source=f.url, licence=licence, profiles=wheels.profiles,
+            sha256=f.sha256, source=lockable(f.url), licence=licence, profiles=wheels.profiles,
         )
         for f, (size, licence) in zip(found, facts, strict=True)
     ]  # fmt: skip
@@ -76,6 +77,10 @@ def _metadata(work: Work, downloader: Downloader, found: Found) -> tuple[int, by
         path = work.cache.path(found.sha256)
         return path.stat().st_size, metadata_of(path)
     size = found.size or _length(downloader, found.url)
+    if lockable(found.url) != found.url.partition("#")[0]:
+        # A link that holds its own permission: the lock cannot name it, so what it opens is brought into the cache now.
+        downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels behind signed links")
+        return size, metadata_of(work.cache.path(found.sha256))
     try:
         return size, downloader.read(found.url + ".metadata", MAX_METADATA)  # PEP 658
     except UpstreamError:
@@ -87,7 +92,9 @@ def _length(downloader: Downloader, url: str) -> int:
     length = downloader.length(url)
     if length is None:
         raise UpstreamError(
-            "the index does not tell the size of a wheel", where=url, remedy="Use an index that sends Content-Length."
+            "the index does not tell the size of a wheel",
+            where=public(url),
+            remedy="Use an index that sends Content-Length.",
         )
     return length
 

@@ -18,7 +18,7 @@ import yaml
 from installer.cli.main import main
 from installer.definition import Target, WheelSet
 from installer.kinds import uvresolve
-from installer.kinds.pipconfig import PipConfig
+from installer.network.pipconfig import PipConfig
 from tests.integration.wheelsite import wheel
 
 # Compiled for CPython 3.12 (pyyaml, markupsafe), the same against glibc 2.28 (cbor2), compiled for any Python from 3.9 on

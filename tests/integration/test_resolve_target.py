@@ -11,8 +11,8 @@ import pytest
 from engine.errors import InputError
 from installer.definition import Target, WheelSet
 from installer.kinds import uvresolve
-from installer.kinds.pipconfig import PipConfig
 from installer.kinds.wheelfiles import unfit_python
+from installer.network.pipconfig import PipConfig
 from tests.integration.wheelsite import wheel
 
 System = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]

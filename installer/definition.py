@@ -42,7 +42,7 @@ Open = Annotated[str, AfterValidator(_without_secrets)]  # text with addresses t
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
 
 
 class Gpu(_Strict):

@@ -25,7 +25,7 @@ HEADER = "# Written by `appliance lock`. Review changes like those of any depend
 class Artifact(BaseModel):
     """One file of the bundle as it was resolved."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     path: str = Field(description="Where it lies below content/.")
     kind: Kind
@@ -60,7 +60,7 @@ class Artifact(BaseModel):
 class Surroundings(BaseModel):
     """How the builder reached its sources when it locked: for a reviewer who asks where content came from. No logins."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     proxies: dict[str, str] = Field({}, description="Proxy by scheme, without login.")
     no_proxy: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Surroundings(BaseModel):
 class Lock(BaseModel):
     """All artifacts of one bundle version."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     name: str

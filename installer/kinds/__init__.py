@@ -43,9 +43,8 @@ class Work:
     apt_key: tuple[Path, Path] | None = None
     network: Network = field(default_factory=host.read)
 
-    def downloader(self, network: Network | None = None) -> Downloader:
-        """The one downloader; ``network`` where a kind knows more of the way than the host does."""
-        return Downloader(self.cache, report=self.report, route=Connections(network or self.network))
+    def downloader(self) -> Downloader:
+        return Downloader(self.cache, report=self.report, route=Connections(self.network))
 
 
 class KindModule(Protocol):

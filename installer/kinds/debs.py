@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import InputError, TrustError, UpstreamError
@@ -13,6 +14,7 @@ from installer import aptmirror, debfile
 from installer.definition import DebGroup
 from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, items, place
 from installer.lockfile import Artifact
+from installer.network import aptconfig
 
 BUILDERS_APT = Path("/etc/apt")
 GONE = re.compile(r"answers (404|410)$|^cannot read ")
@@ -33,7 +35,8 @@ def resolve(work: Work) -> list[Artifact]:
         return []
     if not debs.sources:
         _builder_is(target.os)
-    with apt.private(target) as session:
+    own = aptconfig.read(BUILDERS_APT, work.report)
+    with apt.private(target, work.network, own) as session:
         if debs.sources:
             family = target.os.partition("-")[0]
             session.use(aptmirror.expand(debs.sources, BUILDERS_APT, family), work.base)
@@ -41,7 +44,9 @@ def resolve(work: Work) -> list[Artifact]:
             session.use_builders(BUILDERS_APT, work.report)
         session.update(work.report, every_source=bool(debs.sources))
         closures = [(group, session.closure(group.packages)) for group in debs.groups]
-        evidence = debevidence.collect(work, session, [p for _, packages in closures for p in packages])
+        chosen = [p for _, packages in closures for p in packages]
+        reach = replace(work, network=own.merged(work.network, [p.url for p in chosen]))
+        evidence = debevidence.collect(reach, session, chosen)
     return [*(_artifact(p, group) for group, packages in closures for p in packages), *evidence]
 
 
@@ -69,6 +74,8 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
         UpstreamError: upstream no longer has a locked version, or does not answer.
         TrustError: upstream has other bytes under the same name.
     """
+    own = aptconfig.read(BUILDERS_APT, work.report) if artifacts else aptconfig.AptNetwork()
+    work = replace(work, network=own.merged(work.network, [a.source for a in artifacts]))
     evidence = [a for a in artifacts if debevidence.is_evidence(a)]
     try:
         work.downloader().fetch_all(items(evidence), task="debs: evidence")
@@ -104,7 +111,7 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         try:
             told = run(
                 ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",
-                 work.cache.path(artifact.sha256)], package="dpkg",
+                 work.cache.path(artifact.sha256)], inherit=False, package="dpkg",
             ).stdout.splitlines()  # fmt: skip
         except ProcessError as error:
             raise TrustError(

@@ -6,6 +6,7 @@ They stand before what the environment says, as with apt itself.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,7 +93,10 @@ class AptNetwork:
 
 def read(etc: Path, report: Report) -> AptNetwork:
     """Ask the builder's apt, with no variable of the environment, and read its auth files below ``etc`` (``/etc/apt``)."""
-    dumped = run(["apt-config", "dump"], inherit=False, package="apt").stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as first:  # what apt reads first says where the rest is
+        first.write(f'Dir::Etc "{etc}";\n')
+        first.flush()
+        dumped = run(["apt-config", "dump"], env={"APT_CONFIG": first.name}, inherit=False, package="apt").stdout
     found = [m for line in dumped.splitlines() if (m := LINE.fullmatch(line)) and _wanted(m["option"])]
     texts, unreadable = [], []
     for file in [etc / "auth.conf", *sorted(etc.glob("auth.conf.d/*.conf"))]:

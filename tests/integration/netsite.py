@@ -136,6 +136,23 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         """The site keeps its own list."""
 
 
+class _Front(_Proxy):
+    """In front of one server, as a company puts nginx before a registry: TLS and a login of its own."""
+
+    def _refused(self) -> bool:
+        if self.login and self.headers.get("Authorization") != basic(self.login):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="front"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return True
+        del self.headers["Authorization"]
+        return False
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.site.asked.append((self.path, int(code), ""))
+
+
 def _pair(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
     return host, int(port)
@@ -183,6 +200,14 @@ def proxy(server: Site, *, login: str = "") -> Iterator[Site]:
     """A proxy in front of one server, behind ``user:password`` where that is given."""
     site = Site("")
     with _running(type("_P", (_Proxy,), {"site": site, "login": login, "behind": server.host}), site):
+        yield site
+
+
+@contextmanager
+def front(host: str, *, login: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """What stands before the server at ``host`` (HOST:PORT)."""
+    site = Site("")
+    with _running(type("_R", (_Front,), {"site": site, "login": login, "behind": host}), site, tls):
         yield site
 
 

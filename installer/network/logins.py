@@ -113,7 +113,7 @@ def from_apt(text: str) -> tuple[Login, ...]:
     """An auth file of apt (apt_auth.conf(5)): machines may have a scheme, a port and a path; without a scheme https is meant."""
     words, found = [w for line in text.splitlines() if not line.lstrip().startswith("#") for w in line.split()], []
     machine, values = "", dict[str, str]()
-    for key, value in zip(words, [*words[1:], ""], strict=True):
+    for key, value in zip(words, [*words[1:], ""], strict=False):
         if key == "machine":
             found += _apt(machine, values)
             machine, values = value, {}

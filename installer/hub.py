@@ -23,7 +23,8 @@ from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
 from engine.report import Report
 from engine.tree import Entry
 from installer.intake import WEIGHTS
-from installer.network.connections import Connections, context
+from installer.network import hubclient
+from installer.network.connections import Connections
 from installer.network.host import Network
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Hub:
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._token = get_token() or ""
         self._network = network
-        _lead(network, self.endpoint)
+        hubclient.lead(network, self.endpoint)
         parts = urlsplit(self.endpoint)
         if parts.scheme not in ("http", "https") or parts.username or parts.password or parts.query:
             raise InputError(
@@ -124,35 +125,6 @@ class Hub:
             RecursionError,
         ) as error:
             raise _refusal(error, where) from error
-
-
-def _lead(network: Network, endpoint: str) -> None:
-    """Make the hub's client go the way of this host, and look at no variable of the environment for it."""
-    import httpx2  # noqa: PLC0415 - slow to import
-    from huggingface_hub import constants, errors, set_client_factory  # noqa: PLC0415
-
-    def online(request: httpx2.Request) -> None:  # as the client's own factory has it
-        if constants.is_offline_mode():
-            raise errors.OfflineModeIsEnabled(f"cannot reach {request.url.host}")
-
-    def login(request: httpx2.Request) -> httpx2.Request:
-        found = network.login(str(request.url))
-        if found and "authorization" not in request.headers:
-            request.headers["authorization"] = found.basic
-        return request
-
-    def client() -> httpx2.Client:
-        return httpx2.Client(
-            event_hooks={"request": [online]},
-            follow_redirects=True,
-            timeout=None,
-            trust_env=False,
-            verify=context(network),
-            auth=login,
-            proxy=proxy.given if (proxy := network.proxies.for_url(endpoint)) else None,
-        )
-
-    set_client_factory(client)
 
 
 class Repository:

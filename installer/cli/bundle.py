@@ -54,7 +54,7 @@ def lock(
     network = host.read()
     with screen, hidden(network):
         base = definition_file.resolve().parent
-        new = resolve(Work(parsed, base, Blobs(cache), Hiding(screen, network), network=network))
+        new = resolve(Work(parsed, base, Blobs(cache), Hiding(screen, network), reach=network))
     compat.prove(screen, definition_file, parsed, new)
     old = lockfile.load_any(path)
     new = lockfile.kept(old, new)
@@ -169,7 +169,7 @@ def build(
             blobs,
             Hiding(screen, network),
             apt_key=(store.apt_key, secret_file),
-            network=network,
+            reach=network,
         )
         building.require_space(out, locked.artifacts, work)
         built = building.build(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Work:
         cache: verified files by SHA-256, kept between builds.
         epoch: seconds since 1970 for every time that gets into content, so that two builds give the same bytes.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
-        network: how this host reaches sources; looked at here where it is not given.
+        reach: how this host reaches sources; it is looked at when a verb asks for the first time where it is not given.
     """
 
     definition: Definition
@@ -41,7 +42,12 @@ class Work:
     report: Report = field(default_factory=Silent)
     epoch: int = 0
     apt_key: tuple[Path, Path] | None = None
-    network: Network = field(default_factory=host.read)
+    reach: Network | None = None
+
+    @cached_property
+    def network(self) -> Network:
+        """How this host reaches sources."""
+        return self.reach or host.read()
 
     def downloader(self) -> Downloader:
         return Downloader(self.cache, report=self.report, route=Connections(self.network))

@@ -92,7 +92,7 @@ class Apt:
                      "etc/apt.conf.d", "etc/preferences.d", "etc/auth.conf.d", "keyrings"):  # fmt: skip
             (path / name).mkdir(parents=True)
         (path / "state/status").touch()
-        (path / "apt.conf").write_text(_configuration(path, arch))
+        (path / "apt.conf").write_text(aptsources.configuration(path, arch))
         (path / "ca.pem").write_bytes(network.ca.read_bytes() if network.ca.is_file() else b"")
         # Read by apt itself before it turns into its own user; nobody else may.
         _secret(self.etc / "apt.conf.d/50host", own.text(network, path / "ca.pem"))
@@ -224,37 +224,6 @@ def private(target: Target, network: Network, own: AptNetwork) -> Iterator[Apt]:
 def _secret(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-
-
-def _configuration(path: Path, arch: str) -> str:
-    return f"""\
-Dir::State "{path}/state";
-Dir::State::status "{path}/state/status";
-Dir::Cache "{path}/cache";
-Dir::Etc "{path}/etc";
-Dir::Log "{path}/log";
-APT::Architecture "{arch}";
-APT::Architectures {{ "{arch}"; }};
-APT::Install-Recommends "false";
-APT::Install-Suggests "false";
-// A name is a name: no package whose name merely matches.
-APT::Cmd::Pattern-Only "true";
-// Phasing depends on the machine's identity; two builders shall agree.
-APT::Get::Never-Include-Phased-Updates "true";
-APT::Update::Error-Mode "any";
-Acquire::AllowInsecureRepositories "false";
-Acquire::AllowWeakRepositories "false";
-Acquire::AllowDowngradeToInsecureRepositories "false";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
-Acquire::Retries "2";
-// With the delay, apt 2.6 waits forever when a host answers on one port and not on another.
-Acquire::Retries::Delay "false";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-// Which hash --print-uris prints; the default of apt 2.6 is MD5.
-Acquire::ForceHash "SHA256";
-"""
 
 
 def _absolute(source: AptSource, base: Path) -> AptSource:

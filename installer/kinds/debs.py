@@ -45,8 +45,8 @@ def resolve(work: Work) -> list[Artifact]:
         session.update(work.report, every_source=bool(debs.sources))
         closures = [(group, session.closure(group.packages)) for group in debs.groups]
         chosen = [p for _, packages in closures for p in packages]
-        reach = replace(work, network=own.merged(work.network, [p.url for p in chosen]))
-        evidence = debevidence.collect(reach, session, chosen)
+        reachable = replace(work, reach=own.merged(work.network, [p.url for p in chosen]))
+        evidence = debevidence.collect(reachable, session, chosen)
     return [*(_artifact(p, group) for group, packages in closures for p in packages), *evidence]
 
 
@@ -75,7 +75,7 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
         TrustError: upstream has other bytes under the same name.
     """
     own = aptconfig.read(BUILDERS_APT, work.report) if artifacts else aptconfig.AptNetwork()
-    work = replace(work, network=own.merged(work.network, [a.source for a in artifacts]))
+    work = replace(work, reach=own.merged(work.network, [a.source for a in artifacts]))
     evidence = [a for a in artifacts if debevidence.is_evidence(a)]
     try:
         work.downloader().fetch_all(items(evidence), task="debs: evidence")

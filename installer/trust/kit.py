@@ -138,6 +138,7 @@ def make(bundle: Path, out: Path, keys: KeyStore, passphrase: str) -> Kit:
     with _openssh_file(key) as secret:
         run(
             ["ssh-keygen", "-q", "-Y", "sign", "-f", secret, "-n", NAMESPACE, staging / "SHA256SUMS"],
+            inherit=False,
             package="openssh-client",
         )
     staging.rename(out)
@@ -184,7 +185,7 @@ def _fingerprint(key: Ed25519PrivateKey) -> str:
     with tempfile.TemporaryDirectory(prefix="appliance-kit-") as scratch:
         path = Path(scratch) / "key.pub"
         path.write_text(_openssh(key) + "\n")
-        return run(["ssh-keygen", "-l", "-f", path], package="openssh-client").stdout.split()[1]
+        return run(["ssh-keygen", "-l", "-f", path], inherit=False, package="openssh-client").stdout.split()[1]
 
 
 def _openssh_file(key: Ed25519PrivateKey) -> AbstractContextManager[Path]:

@@ -168,7 +168,8 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def _running(handler: object, site: Site, context: ssl.SSLContext | None = None) -> Iterator[Site]:
+def serving(handler: object, site: Site, context: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """A server of these handlers on loopback until the block ends; its address goes into ``site``."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
     server.daemon_threads = True
     if context:
@@ -191,7 +192,7 @@ def files(
     """A folder, behind ``user:password`` where that is given; paths that begin like a redirect lead to its address."""
     site = Site("")
     kind = type("_F", (_Files,), {"site": site, "login": login, "redirects": redirects or {}})
-    with _running(functools.partial(kind, directory=str(folder)), site, tls):
+    with serving(functools.partial(kind, directory=str(folder)), site, tls):
         yield site
 
 
@@ -199,7 +200,7 @@ def files(
 def proxy(server: Site, *, login: str = "") -> Iterator[Site]:
     """A proxy in front of one server, behind ``user:password`` where that is given."""
     site = Site("")
-    with _running(type("_P", (_Proxy,), {"site": site, "login": login, "behind": server.host}), site):
+    with serving(type("_P", (_Proxy,), {"site": site, "login": login, "behind": server.host}), site):
         yield site
 
 
@@ -207,7 +208,7 @@ def proxy(server: Site, *, login: str = "") -> Iterator[Site]:
 def front(host: str, *, login: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     """What stands before the server at ``host`` (HOST:PORT)."""
     site = Site("")
-    with _running(type("_R", (_Front,), {"site": site, "login": login, "behind": host}), site, tls):
+    with serving(type("_R", (_Front,), {"site": site, "login": login, "behind": host}), site, tls):
         yield site
 
 

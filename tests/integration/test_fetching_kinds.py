@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import http.server
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +36,7 @@ def work(tmp_path: Path, environ: dict[str, str], cache: str = "cache", **conten
         }
     )  # fmt: skip
     around = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", **environ}
-    return Work(definition, tmp_path, Blobs(tmp_path / cache), network=host.read(around))
+    return Work(definition, tmp_path, Blobs(tmp_path / cache), reach=host.read(around))
 
 
 def clean(job: Work, artifacts: list[lockfile.Artifact]) -> None:
@@ -110,6 +112,25 @@ def test_a_redirect_to_a_local_file_or_in_a_circle_is_refused(tmp_path: Path, fo
         for path, reason in (("here/a", "redirects more than"), ("etc/a", "no web address")):
             with pytest.raises(UpstreamError, match=reason):
                 files.resolve(work(tmp_path, {}, **a_file(f"{site.address}/{path}")))
+
+
+def test_the_body_of_a_redirect_is_never_read(tmp_path: Path, folder: Path) -> None:
+    sent: list[int] = []
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"{site.address}/a")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while sum(sent) < 1 << 30:
+                    sent.append(self.wfile.write(b"x" * (1 << 20)))
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with netsite.files(folder) as site, netsite.serving(Endless, netsite.Site("")) as endless:
+        files.resolve(work(tmp_path, {}, **a_file(f"{endless.address}/x")))
+    assert sum(sent) < 64 << 20
 
 
 @pytest.mark.parametrize("fault", ["refused login", "gone", "closed port", "proxy refuses"])

@@ -46,7 +46,7 @@ def work(tmp_path: Path, environ: dict[str, str], *requirements: str, **more: ob
         }
     )  # fmt: skip
     around = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", **environ}
-    return Work(definition, tmp_path, Blobs(tmp_path / "cache"), network=host.read(around))
+    return Work(definition, tmp_path, Blobs(tmp_path / "cache"), reach=host.read(around))
 
 
 def versions(artifacts: list[Artifact]) -> dict[str, str]:
@@ -194,7 +194,7 @@ def test_a_proxy_with_a_password_is_used_by_the_resolver_and_by_the_downloader(t
 def _elsewhere(tmp_path: Path, environ: dict[str, str]) -> Work:
     """The same with an empty cache."""
     job = work(tmp_path, environ, "plain", indexes=["http://mirror.corp.test/simple"])
-    return Work(job.definition, job.base, Blobs(tmp_path / "another-cache"), network=job.network)
+    return Work(job.definition, job.base, Blobs(tmp_path / "another-cache"), reach=job.network)
 
 
 def test_a_companys_ca_and_a_proxy_that_tunnels_are_used_for_every_part(tmp_path: Path) -> None:

@@ -181,7 +181,9 @@ def test_of_several_logins_for_a_host_the_one_with_the_longest_path_is_sent() ->
 
 
 def test_an_auth_file_of_apt_without_a_machine_holds_no_logins() -> None:
-    assert logins.from_apt("") == logins.from_apt("# machine h login a password 1\n") == logins.from_apt("machine") == ()
+    assert (
+        logins.from_apt("") == logins.from_apt("# machine h login a password 1\n") == logins.from_apt("machine") == ()
+    )
 
 
 def test_a_ca_that_is_none_is_refused_by_its_variable(tmp_path: Path) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Protocol
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 
+from engine.addresses import public, without_login
 from engine.blobs import CHUNK, Blobs, Incoming, pieces
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
 from engine.report import Report, Silent
 
 RETRIES = 4
 WORKERS = 8
-NOT_ALONG_REDIRECTS = (*urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT, "X-Amz-Security-Token")
+REDIRECTS = 5
+# Sent to the host they are meant for, and not to another that it redirects to.
+NOT_ALONG_REDIRECTS = frozenset({"authorization", "cookie", "proxy-authorization", "x-amz-security-token"})
 TIMEOUT = urllib3.Timeout(connect=20, read=60)  # seconds
 
 
@@ -34,21 +37,38 @@ class Item:
     size: int
 
 
-def http_pool(url: str) -> urllib3.PoolManager:
-    """A connection pool for ``url`` that honours the proxy variables of the environment."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, maxsize=WORKERS, timeout=TIMEOUT)
-    return urllib3.PoolManager(maxsize=WORKERS, timeout=TIMEOUT)
+class Route(Protocol):
+    """How the outside is reached. Implementations must be safe to use from several threads."""
+
+    def pool(self, url: str) -> urllib3.PoolManager:
+        """Connections for an address."""
+
+    def login(self, url: str) -> dict[str, str]:
+        """Headers that log in at an address; empty when it wants none."""
+
+
+class Direct:
+    """One pool for every address, and no logins: what a node has. Without a pool, one that trusts the system's CAs.
+
+    No proxy, netrc or variable of the environment is ever asked.
+    """
+
+    def __init__(self, pool: urllib3.PoolManager | None = None) -> None:
+        self._pool = pool or urllib3.PoolManager(maxsize=WORKERS, timeout=TIMEOUT)
+
+    def pool(self, url: str) -> urllib3.PoolManager:
+        return self._pool
+
+    def login(self, url: str) -> dict[str, str]:
+        return {}
 
 
 class Downloader:
     """Brings items into a store.
 
     Args:
-        pool: connections to use for every URL (a node passes one with its client certificate);
-            None picks one per scheme and host from the environment.
+        pool: connections to use for every URL (a node passes one with its client certificate).
+        route: in place of ``pool``, connections and logins by address (the builder's proxies, CA and netrc).
         headers: more headers for a URL, for sources that want a token; never sent along a redirect to another host.
     """
 
@@ -57,12 +77,12 @@ class Downloader:
         blobs: Blobs,
         *,
         pool: urllib3.PoolManager | None = None,
+        route: Route | None = None,
         report: Report | None = None,
         headers: Callable[[str], dict[str, str]] = lambda _url: {},
     ) -> None:
         self._blobs = blobs
-        self._pool = pool
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._route = route or Direct(pool)
         self._report = report or Silent()
         self._headers = headers
 
@@ -143,7 +163,7 @@ class Downloader:
                     return
                 reason = f"the connection ended after {incoming.done} of {item.size} bytes"
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                reason = str(error)
+                reason = reason_of(error)
         raise UpstreamError(
             f"cannot fetch {item.name}: {reason}",
             where=public(item.url),
@@ -157,25 +177,53 @@ class Downloader:
         Raises:
             UpstreamError: any other status.
         """
-        response = self._pool_for(url).request(
-            "GET",
-            url,
-            headers={"Accept-Encoding": "identity", **(headers or {})},
-            preload_content=False,
-            retries=urllib3.Retry(
-                connect=2, read=0, redirect=5, status=0, remove_headers_on_redirect=NOT_ALONG_REDIRECTS
-            ),
-        )
+        response = self._request(url, {"Accept-Encoding": "identity", **(headers or {})})
         try:
             if response.status // 100 != 2:
                 raise UpstreamError(
                     f"the source answers {response.status}",
                     where=public(url),
-                    remedy="The file is gone or needs credentials. If it moved, lock again.",
+                    remedy=REMEDIES.get(
+                        response.status, "The file is gone or needs credentials. If it moved, lock again."
+                    ),
                 )
             yield response
         finally:
             response.close()
+
+    def _request(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """The answer at the end of at most ``REDIRECTS`` redirects, whose own bodies are never read.
+
+        Each host is asked through its own proxy and with its own login, and what was meant for one is not told another.
+        """
+        first = url
+        for _hop in range(REDIRECTS + 1):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise InputError(
+                    f"cannot fetch from a {parts.scheme or 'relative'} address",
+                    where=public(url),
+                    remedy="Use https, http or file.",
+                )
+            # A login does not go in clear text because a source over TLS says so.
+            login = {} if (parts.scheme, urlsplit(first).scheme) == ("http", "https") else self._route.login(url)
+            known = {name.lower() for name in headers}
+            response = self._route.pool(url).request(
+                "GET",
+                without_login(url),
+                headers={**headers, **{k: v for k, v in login.items() if k.lower() not in known}},
+                preload_content=False,
+                redirect=False,
+                retries=urllib3.Retry(connect=2, read=0, redirect=0, status=0),
+            )
+            location = response.get_redirect_location()
+            if not location:
+                return response
+            response.close()
+            url, headers = _next(url, location, headers)
+        raise UpstreamError(
+            f"the source redirects more than {REDIRECTS} times", where=public(first), remedy="Correct the address."
+        )
 
     def length(self, url: str) -> int | None:
         """Bytes behind an address as its source tells them; None when it does not.
@@ -203,32 +251,45 @@ class Downloader:
                 yield response
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UpstreamError(
-                f"cannot read from the source: {error}", where=public(url), remedy="Check the connection and try again."
+                f"cannot read from the source: {reason_of(error)}",
+                where=public(url),
+                remedy="Check the connection and try again.",
             ) from error
 
-    def _pool_for(self, url: str) -> urllib3.PoolManager:
-        if self._pool is not None:
-            return self._pool
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            raise InputError(
-                f"cannot fetch from a {parts.scheme or 'relative'} address",
-                where=public(url),
-                remedy="Use https, http or file.",
-            )
-        key = f"{parts.scheme}://{parts.netloc}"
-        if key not in self._pools:
-            self._pools[key] = http_pool(url)
-        return self._pools[key]
+
+REMEDIES = {
+    401: "Give this host a login for it: a line `machine HOST login USER password PASSWORD` in ~/.netrc (docs/fetching.md).",
+    403: "The login is refused, or the file may not be read with it (docs/fetching.md).",
+    407: "The proxy wants a login: give it in http_proxy and https_proxy as http://USER:PASSWORD@HOST:PORT (docs/fetching.md).",
+}
 
 
-def public(url: str) -> str:
-    """The URL without user, password and query, fit for messages and locks."""
+def _next(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Where a redirect leads, and what of the headers goes there."""
+    try:
+        target = urljoin(url, location)
+        elsewhere, usable = _origin(target) != _origin(url), urlsplit(target).scheme in ("http", "https")
+    except ValueError:
+        elsewhere, usable, target = True, False, ""
+    if not usable:
+        raise UpstreamError(
+            "the source redirects to what is no web address", where=public(url), remedy="Correct the address."
+        )
+    return target, {k: v for k, v in headers.items() if not (elsewhere and k.lower() in NOT_ALONG_REDIRECTS)}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.port:
-        host += f":{parts.port}"
-    return parts._replace(netloc=host, query="", fragment="").geturl()
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-__all__ = ["ApplianceError", "Downloader", "Item", "http_pool", "public"]
+def reason_of(error: Exception) -> str:
+    """What went wrong below, without the address: urllib3 repeats all of it, and a signature in it opens the file."""
+    while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason:
+        error = error.reason
+    text = re.sub(r"([?&;][\w.~%-]+=)[^\s&;'\")]+", r"\1***", str(error))
+    text = re.sub(r"://[^/\s@]*@", "://", text)
+    return f"{text}. {REMEDIES[407]}" if "407 Proxy" in text else text
+
+
+__all__ = ["ApplianceError", "Downloader", "Item", "public"]

@@ -10,6 +10,14 @@ from pathlib import Path
 
 from engine.errors import ApplianceError, ResourceError
 
+# Of the caller's variables, all that a tool with a fixed environment sees: where it may write and whose files are read.
+KEPT = ("HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
+FIXED = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+# What puts code into any program or changes how a tool works without a word on its command line. No child sees these,
+# unless the caller of `run` names them.
+BENDING = ("LD_", "PYTHON", "PERL5", "BASH_FUNC_", "GIT_", "PIP_", "UV_")
+BENDING_NAMES = frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "GCONV_PATH"})
+
 
 class ProcessError(ApplianceError):
     """A process exited with a code that the caller did not allow.
@@ -28,12 +36,25 @@ class ProcessError(ApplianceError):
 
 def which(tool: str) -> str | None:
     """Where a tool is, as ``run`` finds it; None where it is not installed."""
-    return shutil.which(tool, path=search_path())
+    return shutil.which(tool, path=search_path(os.environ))
 
 
-def search_path() -> str:
-    """PATH, and where tools for administrators are, which are not on the path of every session."""
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+def search_path(environ: Mapping[str, str]) -> str:
+    """PATH with the places of tools for administrators, which are not on the path of every session."""
+    return f"{environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def fixed(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of tools whose result is content: a list of what they see, so that no other variable has a say."""
+    given = os.environ if environ is None else environ
+    return {"PATH": search_path(given), **FIXED, **{name: given[name] for name in KEPT if name in given}}
+
+
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The caller's environment for tools that act for a person (ssh and its agent, Ansible), without what bends programs."""
+    given = os.environ if environ is None else environ
+    kept = {k: v for k, v in given.items() if not k.startswith(BENDING) and k not in BENDING_NAMES}
+    return {**kept, "PATH": search_path(given)}
 
 
 def _directory() -> str | None:
@@ -50,6 +71,7 @@ def run(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    inherit: bool = True,
     stdin: str | None = None,
     ok: Sequence[int] = (0,),
     timeout_s: float | None = None,
@@ -59,7 +81,8 @@ def run(
 
     Args:
         cwd: where it runs; this process's current directory when left out.
-        env: variables added to this process's environment. Secrets go here or to ``stdin``, never into ``argv``.
+        env: variables added to the environment. Secrets go here or to ``stdin``, never into ``argv``.
+        inherit: start from this process's environment (`inherited`); otherwise from the same one everywhere (`fixed`).
         package: what to install when the tool is not there; becomes the remedy.
 
     Raises:
@@ -68,14 +91,14 @@ def run(
         ApplianceError: it did not end within ``timeout_s`` seconds.
     """
     args = [str(a) for a in argv]
-    path = search_path()
-    if shutil.which(args[0], path=path) is None:
+    environment = {**(inherited() if inherit else fixed()), **(env or {})}
+    if shutil.which(args[0], path=environment["PATH"]) is None:
         raise ResourceError(f"{args[0]} is not installed", remedy=f"Install it: apt-get install {package or args[0]}")
     try:
         done = subprocess.run(
             args,
             cwd=cwd or _directory(),
-            env={**os.environ, "PATH": path, **(env or {})},
+            env=environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from engine.addresses import secret_in
 from installer import yamlfile
 
 Name = Annotated[
@@ -26,8 +28,22 @@ Profile = Literal["gpu", "gateway", "monitoring", "control"]
 Profiles = Annotated[tuple[Profile, ...], Field(min_length=1, description="Kinds of node that need this.")]
 
 
+def _without_secrets(text: str) -> str:
+    """A definition lies beside code and is copied into the signed manifest, so what opens a source stays outside of it."""
+    for address in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", text):
+        if found := secret_in(address):
+            raise ValueError(
+                f"an address holds {found}; take it out and give the host a login: a line "
+                "`machine HOST login USER password PASSWORD` in ~/.netrc (docs/fetching.md)"
+            )
+    return text
+
+
+Open = Annotated[str, AfterValidator(_without_secrets)]  # text with addresses that hold no login, token or signature
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
 
 
 class Gpu(_Strict):
@@ -76,7 +92,7 @@ class Target(_Strict):
 class DirectWheel(_Strict):
     """A wheel that no index offers, by address and hash. Its name, version and dependencies are its own."""
 
-    url: Annotated[str, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
+    url: Annotated[Open, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
         description="Where it is; file: may be relative to the definition."
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -99,8 +115,8 @@ class WheelSet(_Strict):
     """One Python environment: its requirements and everything they need."""
 
     name: Name
-    requirements: Annotated[tuple[str, ...], Field(min_length=1, description="As in a requirements file.")]
-    constraints: tuple[str, ...] = Field((), description="Limits on versions of anything pulled in.")
+    requirements: Annotated[tuple[Open, ...], Field(min_length=1, description="As in a requirements file.")]
+    constraints: tuple[Open, ...] = Field((), description="Limits on versions of anything pulled in.")
     pins: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")] = Field(
         "",
         description="File, relative to the definition, with the version and SHA-256 of every wheel of the set; `lock` refuses "
@@ -110,13 +126,14 @@ class WheelSet(_Strict):
         (), description="Wheels by address that join the set, for example kernels published beside the index."
     )
     exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
-    indexes: tuple[str, ...] = Field(
+    indexes: tuple[Open, ...] = Field(
         (),
-        description="Package indexes, asked in this order: a name that one has is not looked up in those after it. "
-        "The builder's pip configuration when empty.",
+        description="Package indexes, asked in this order: a name that one has is not looked up in those after it. They and "
+        "find_links decide alone. When empty, the builder's pip configuration: its extra indexes first, then its index.",
     )
-    find_links: tuple[str, ...] = Field(
-        (), description="Directories or pages with wheels; the builder's pip configuration when empty."
+    find_links: tuple[Open, ...] = Field(
+        (),
+        description="Directories or pages with wheels; the builder's pip configuration when this and indexes are empty.",
     )
     runtime: Literal["", "debs", "node"] = Field(
         "",
@@ -130,7 +147,7 @@ class WheelSet(_Strict):
 class AptSource(_Strict):
     """One apt source, as in a deb822 file: by address, or the builder's own mirror turned to other suites."""
 
-    uri: Annotated[str, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
+    uri: Annotated[Open, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
     builders: bool = Field(
         False,
         description="Instead of uri: the mirror that this builder's apt has for the target's family, with the suites and "
@@ -176,7 +193,7 @@ class Image(_Strict):
 
     name: Name
     source: Annotated[
-        str, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
+        Open, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
     ]
     tls_verify: bool = Field(True, description="False only for a registry on loopback.")
     platforms: Literal["target", "all"] = Field(
@@ -270,7 +287,7 @@ class File(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
     url: Annotated[
-        str, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
+        Open, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
     ]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     licence: str = ""

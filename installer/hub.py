@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,14 @@ from urllib.parse import urlsplit
 import urllib3
 
 from engine.blobs import CHUNK, Blobs
-from engine.download import RETRIES, Downloader, Item
+from engine.download import RETRIES, Downloader, Item, reason_of
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
 from engine.report import Report
 from engine.tree import Entry
 from installer.intake import WEIGHTS
+from installer.network import hubclient
+from installer.network.connections import Connections
+from installer.network.host import Network
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -49,11 +51,13 @@ class Pin:
 class Hub:
     """The hub of the environment (`HF_ENDPOINT`) and the token from where its client keeps it."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
         from huggingface_hub import constants, get_token  # noqa: PLC0415 - slow to import
 
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._token = get_token() or ""
+        self._network = network
+        hubclient.lead(network, self.endpoint)
         parts = urlsplit(self.endpoint)
         if parts.scheme not in ("http", "https") or parts.username or parts.password or parts.query:
             raise InputError(
@@ -73,7 +77,7 @@ class Hub:
         return {"Authorization": f"Bearer {self._token}"} if self._token and mine else {}
 
     def downloader(self, blobs: Blobs, report: Report) -> Downloader:
-        return Downloader(blobs, report=report, headers=self.headers)
+        return Downloader(blobs, report=report, route=Connections(self._network), headers=self.headers)
 
     def files(self, repository: str, revision: str) -> tuple[list[Pin], str]:
         """The files of a repository at a commit, and how it is gated: ``auto``, ``manual``, or empty for open to all.
@@ -197,7 +201,7 @@ class Repository:
                         if len(got) >= n:
                             break
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                reason = re.sub(r"\?\S+", "", str(error))  # storage addresses carry signatures that open the file
+                reason = reason_of(error)
         if len(got) < n:
             raise UpstreamError(
                 f"cannot read {pin.path}: {reason}",

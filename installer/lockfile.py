@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import durable
+from engine.addresses import public, secret_in
 from engine.errors import InputError, TrustError
 from engine.tree import check_path
 from installer import yamlfile
@@ -24,7 +25,7 @@ HEADER = "# Written by `appliance lock`. Review changes like those of any depend
 class Artifact(BaseModel):
     """One file of the bundle as it was resolved."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     path: str = Field(description="Where it lies below content/.")
     kind: Kind
@@ -46,22 +47,48 @@ class Artifact(BaseModel):
             urlsplit(self.source).port  # noqa: B018  reading it checks it
             if not self.source.isprintable() or self.source != self.source.strip():
                 raise ValueError("the address has characters that readers of addresses pass over")
+            if found := secret_in(self.source):
+                raise ValueError(f"the address holds {found}; lock again, a lock names no secrets")
         except (TrustError, ValueError) as error:
-            raise ValueError(f"{self.path[:200]!a} from {self.source[:200]!a} cannot be locked: {error}") from error
+            where = public(self.source[:200]) if self.source.isprintable() else "an address"
+            raise ValueError(f"{self.path[:200]!a} from {where!a} cannot be locked: {error}") from error
         if self.path.partition("/")[0] != self.kind:
             raise ValueError(f"{self.path[:200]!a} is not below {self.kind}/")
+        return self
+
+
+class Surroundings(BaseModel):
+    """How the builder reached its sources when it locked: for a reviewer who asks where content came from. No logins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    proxies: dict[str, str] = Field({}, description="Proxy by scheme, without login.")
+    no_proxy: tuple[str, ...] = ()
+    ca: str = Field("system", description="The system's store of CAs, or the SHA-256 of the file that was named.")
+    index: str = Field("default", description="pip's index; 'default' is the tools' own, empty means none.")
+    extra_indexes: tuple[str, ...] = Field((), description="pip's extra indexes, asked before its index.")
+    find_links: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_no_secrets(self) -> Self:
+        for address in (*self.proxies.values(), self.index, *self.extra_indexes, *self.find_links):
+            if found := secret_in(address):
+                raise ValueError(f"an address holds {found}; lock again, a lock names no secrets")
         return self
 
 
 class Lock(BaseModel):
     """All artifacts of one bundle version."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     name: str
     version: str
     definition_sha256: str = Field(description="Of the definition this lock was made from, in canonical form.")
+    network: Surroundings | None = Field(
+        None, description="Of the builder, when the artifacts last changed; nothing is fetched by it."
+    )
     artifacts: tuple[Artifact, ...]
 
     def of_kind(self, kind: Kind) -> tuple[Artifact, ...]:
@@ -84,7 +111,7 @@ def path_of(definition: Path) -> Path:
     return definition.with_suffix(".lock.yml")
 
 
-def make(definition: Definition, artifacts: list[Artifact]) -> Lock:
+def make(definition: Definition, artifacts: list[Artifact], network: Surroundings | None = None) -> Lock:
     """A lock with its artifacts in the order of their paths.
 
     Raises:
@@ -103,8 +130,14 @@ def make(definition: Definition, artifacts: list[Artifact]) -> Lock:
             by_path[artifact.path] = other.model_copy(update={"profiles": profiles})
     ordered = tuple(by_path[p] for p in sorted(by_path))
     return Lock(
-        name=definition.name, version=definition.version, definition_sha256=digest(definition), artifacts=ordered
-    )
+        name=definition.name, version=definition.version, definition_sha256=digest(definition), network=network,
+        artifacts=ordered,
+    )  # fmt: skip
+
+
+def kept(old: Lock | None, new: Lock) -> Lock:
+    """``old`` where ``new`` differs from it in nothing but the way its builder reached the same content."""
+    return old if old and old.model_copy(update={"network": new.network}) == new else new
 
 
 def dump(lock: Lock) -> str:
@@ -112,6 +145,8 @@ def dump(lock: Lock) -> str:
     with yamlfile.without_collector():
         data = lock.model_dump(mode="json", by_alias=True)
         data["artifacts"] = [{k: v for k, v in a.items() if v not in ("", [])} for a in data["artifacts"]]
+        if data["network"] is None:
+            del data["network"]
         return HEADER + yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000, allow_unicode=True)
 
 

@@ -41,6 +41,7 @@ def verify(signature: Signature, model: str, folder: Path, base: Path) -> str:
     try:
         run(
             [_program(), "verify", kind, "--signature", folder / signature.file, *signers, folder],
+            inherit=False,
             timeout_s=TIMEOUT_S,
         )
     except ProcessError as error:

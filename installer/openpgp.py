@@ -118,7 +118,7 @@ class _Home:
         return run(
             ["gpg", "--homedir", self.path, "--batch", "--yes", "--quiet", "--no-options", "--pinentry-mode", "loopback",
              "--cert-digest-algo", "SHA512", *fd, *args],
-            env={"LC_ALL": "C.UTF-8"}, stdin=stdin or None, timeout_s=TIMEOUT_S, package="gnupg",
+            inherit=False, stdin=stdin or None, timeout_s=TIMEOUT_S, package="gnupg",
         ).stdout  # fmt: skip
 
     def load(self, key: Path) -> _Loaded:
@@ -165,7 +165,7 @@ def _home() -> Iterator[_Home]:
     finally:
         for action in (["--kill", "all"], ["--remove-socketdir"]):
             with contextlib.suppress(ApplianceError):  # a home that never had an agent has nothing to end
-                run(["gpgconf", "--homedir", path, *action], timeout_s=TIMEOUT_S, package="gnupg")
+                run(["gpgconf", "--homedir", path, *action], inherit=False, timeout_s=TIMEOUT_S, package="gnupg")
         shutil.rmtree(path, ignore_errors=True)  # the agent takes its sockets away at the same time
 
 

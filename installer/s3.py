@@ -21,12 +21,14 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import urllib3
 
 from engine.blobs import CHUNK, Blobs
-from engine.download import RETRIES, Downloader, Item, public
+from engine.download import RETRIES, Downloader, Item, public, reason_of
 from engine.errors import ApplianceError, InputError, ResourceError, UpstreamError
 from engine.report import Report
 from engine.tree import Entry
 from installer.definition import S3
 from installer.intake import WEIGHTS
+from installer.network.connections import Connections
+from installer.network.host import Network
 
 PAGES_LIMIT = 2000  # a store may answer with empty pages for ever
 OBJECTS_LIMIT = 20_000  # a model has tens of files; a bucket by mistake has millions
@@ -36,7 +38,7 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 class Store:
     """An S3-compatible store and the credentials of this builder for it."""
 
-    def __init__(self, place: S3) -> None:
+    def __init__(self, place: S3, network: Network) -> None:
         try:
             from botocore import session  # noqa: PLC0415 - slow to import, and only builders have it
             from botocore.config import Config  # noqa: PLC0415
@@ -47,6 +49,7 @@ class Store:
             ) from None
         _endpoint(place.endpoint)
         self.place = place
+        self._network = network
         self.endpoint = place.endpoint.rstrip("/")
         self.where = f"{self.endpoint}/{place.bucket}/{place.prefix}"
         try:
@@ -62,9 +65,12 @@ class Store:
                 "s3",
                 region_name=place.region,
                 endpoint_url=self.endpoint,
+                verify=str(network.ca),
                 config=Config(
                     signature_version="s3v4", s3={"addressing_style": "path"}, retries={"max_attempts": 3},
                     connect_timeout=20, read_timeout=60,
+                    # Empty, not absent: botocore would look at the environment by itself.
+                    proxies={urlsplit(self.endpoint).scheme: proxy.given} if (proxy := network.proxies.for_url(self.endpoint)) else {},
                 ),
             )  # fmt: skip
         except BotoCoreError as error:
@@ -86,7 +92,7 @@ class Store:
         return dict(request.headers.items())
 
     def downloader(self, blobs: Blobs, report: Report) -> Downloader:
-        return Downloader(blobs, report=report, headers=self.headers)
+        return Downloader(blobs, report=report, route=Connections(self._network), headers=self.headers)
 
     def objects(self) -> Iterator[tuple[str, int]]:
         """Key and size in bytes of every object of the folder."""
@@ -239,7 +245,7 @@ class Bucket:
                         done += len(part)
                         yield part
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                reason = type(error).__name__
+                reason = reason_of(error)
         if done < n:
             raise UpstreamError(
                 f"cannot read {path}: {reason} after {done} of {n} bytes",

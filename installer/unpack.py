@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import io
 import lzma
-import os
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import ResourceError, TrustError
+from engine.process import fixed
 
 RATIO = 200  # packages, layers and indexes have 2 to 20
 FLOOR = 128 << 20  # bytes that may always come out; small archives of zeros are honest now and then
@@ -113,7 +113,7 @@ def _piped(argv: list[str], program: str, package: str) -> Iterator[Read]:
     # Not engine.process.run: what comes out is binary and may be gigabytes, so it is read as it comes.
     with (
         tempfile.TemporaryFile() as err,
-        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=err, env={**os.environ, **ENV}) as process,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=err, env={**fixed(), **ENV}) as process,
     ):
         assert process.stdout is not None  # noqa: S101
         out = process.stdout

@@ -39,7 +39,8 @@ def resolve(work: Work) -> Lock:
         work.report.end(f"lock {name}")
     if not artifacts:
         raise InputError("the definition holds nothing", remedy="Add wheels, debs, images, models or files.")
-    lock = lockfile.make(work.definition, artifacts)
+    surroundings = lockfile.Surroundings.model_validate(work.network.record())
+    lock = lockfile.make(work.definition, artifacts, surroundings)
     recipe.recipes(work.definition, lock)  # an image that lacks its interpreter shows now, not when it is built
     return lock
 

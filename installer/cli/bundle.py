@@ -60,6 +60,8 @@ def lock(
     from installer import definition, lockfile
     from installer.bundle.lock import changes, resolve
     from installer.kinds import Work, pins
+    from installer.network import host
+    from installer.network.hiding import Hiding, hidden
 
     screen = screen_of(ctx)
     if write_pins and check:
@@ -75,12 +77,15 @@ def lock(
         )
     path = lockfile.path_of(definition_file)
     pinning: Literal["obey", "keep", "upgrade"] = "upgrade" if upgrade else "keep" if write_pins else "obey"
-    work = Work(parsed, definition_file.resolve().parent, Blobs(cache), screen, pinning=pinning)
-    with screen:
+    network = host.read()
+    report = Hiding(screen, network)
+    work = Work(parsed, definition_file.resolve().parent, Blobs(cache), report, pinning=pinning, reach=network)
+    with screen, hidden(network):
         new = resolve(work)
     compat.prove(screen, definition_file, parsed, new)
     pinned = pins.write(work, new) if write_pins else []
     old = lockfile.load_any(path)
+    new = lockfile.kept(old, new)
     differences = changes(old, new)
     unchanged = path.exists() and path.read_text() == lockfile.dump(new)
     if not check and not unchanged:
@@ -151,6 +156,8 @@ def build(
     from installer.cli import rehearse as rehearsing
     from installer.cli import sign as signing
     from installer.kinds import Work, pins
+    from installer.network import host
+    from installer.network.hiding import Hiding, hidden
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
 
@@ -187,8 +194,16 @@ def build(
         if rehearse:
             rehearsals.append(rehearsing.demand(screen, staging, store, inventory))
 
-    with screen, private_copy(secret) as secret_file:
-        work = Work(parsed, definition_file.resolve().parent, blobs, screen, apt_key=(store.apt_key, secret_file))
+    network = host.read()
+    with screen, hidden(network), private_copy(secret) as secret_file:
+        work = Work(
+            parsed,
+            definition_file.resolve().parent,
+            blobs,
+            Hiding(screen, network),
+            apt_key=(store.apt_key, secret_file),
+            reach=network,
+        )
         building.require_space(out, locked.artifacts, work)
         built = building.build(
             parsed,

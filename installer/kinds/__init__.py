@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,6 +20,9 @@ from engine.errors import TrustError
 from engine.report import Report, Silent
 from installer.definition import Definition
 from installer.lockfile import Artifact
+from installer.network import host
+from installer.network.connections import Connections
+from installer.network.host import Network
 
 # What the pins of wheel sets are to `lock`: the law; where to start from, while they are written; or nothing but old bytes to compare.
 Pinning = Literal["obey", "keep", "upgrade"]
@@ -35,6 +39,7 @@ class Work:
         packages: Debian packages that are locked already; resolving wheels asks which interpreter is among them.
         apt_key: armored, passphrase-protected OpenPGP secret key that signs the apt repository, and the file with its passphrase.
         pinning: how pins of wheels count; see `appliance lock --write-pins`.
+        reach: how this host reaches sources; it is looked at when a verb asks for the first time where it is not given.
     """
 
     definition: Definition
@@ -45,9 +50,15 @@ class Work:
     apt_key: tuple[Path, Path] | None = None
     packages: tuple[Artifact, ...] = ()
     pinning: Pinning = "obey"
+    reach: Network | None = None
+
+    @cached_property
+    def network(self) -> Network:
+        """How this host reaches sources."""
+        return self.reach or host.read()
 
     def downloader(self) -> Downloader:
-        return Downloader(self.cache, report=self.report)
+        return Downloader(self.cache, report=self.report, route=Connections(self.network))
 
 
 class KindModule(Protocol):

@@ -24,6 +24,9 @@ from engine.report import Report
 from installer import aptmirror
 from installer.definition import AptSource, Target
 from installer.kinds import aptsources
+from installer.network import aptconfig, children, logins
+from installer.network.aptconfig import AptNetwork
+from installer.network.host import Network
 
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: dpkg's name
 UPDATE_TIMEOUT_S = 900
@@ -80,9 +83,11 @@ class Apt:
     Args:
         path: state, cache and configuration of this apt. Readable by all: as root, apt downloads as its own user.
         arch: the target's, as dpkg names it.
+        network: how the host reaches the vendors.
+        own: what the builder's apt knows of that.
     """
 
-    def __init__(self, path: Path, arch: str) -> None:
+    def __init__(self, path: Path, arch: str, network: Network, own: AptNetwork) -> None:
         self.path = path
         self.etc = path / "etc"
         self.keyrings = path / "keyrings"
@@ -90,7 +95,12 @@ class Apt:
                      "etc/apt.conf.d", "etc/preferences.d", "etc/auth.conf.d", "keyrings"):  # fmt: skip
             (path / name).mkdir(parents=True)
         (path / "state/status").touch()
-        (path / "apt.conf").write_text(_configuration(path, arch))
+        (path / "apt.conf").write_text(aptsources.configuration(path, arch))
+        (path / "ca.pem").write_bytes(network.ca.read_bytes() if network.ca.is_file() else b"")
+        # Read by apt itself before it turns into its own user; nobody else may.
+        _secret(self.etc / "apt.conf.d/50host", own.text(network, path / "ca.pem"))
+        _secret(self.etc / "auth.conf.d/50host.conf", logins.to_apt((*own.logins, *network.logins)))
+        self._network = network
         self._arch = arch
         self._originals: list[Path] = []
 
@@ -98,7 +108,7 @@ class Apt:
         """Take the definition's sources; keyrings are copied, so that apt's own user can read them."""
         self._originals = list(dict.fromkeys(base / s.signed_by for s in sources))
         keyrings = [self._keyring(base / s.signed_by, n) for n, s in enumerate(sources)]
-        text = aptsources.deb822([_absolute(s, base) for s in sources], keyrings, self._arch)
+        text = aptconfig.without_logins(aptsources.deb822([_absolute(s, base) for s in sources], keyrings, self._arch))
         (self.etc / "sources.list.d/definition.sources").write_text(text)
 
     def use_builders(self, etc: Path, report: Report) -> None:
@@ -106,7 +116,9 @@ class Apt:
         for file in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]:  # fmt: skip
             if not file.is_file():
                 continue
-            text, unsafe = aptsources.without_unsafe(file.name, file.read_text(errors="replace"))
+            text, unsafe = aptsources.without_unsafe(
+                file.name, aptconfig.without_logins(file.read_text(errors="replace"))
+            )
             for source in unsafe:
                 report.say(f"debs: left out a source that switches verification off, in {file}: {source}")
             (self.etc / file.relative_to(etc)).write_text(text)
@@ -182,8 +194,8 @@ class Apt:
         return [_package(line) for line in done.stdout.splitlines() if line.startswith("'")]
 
     def _apt(self, *args: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        env = {"APT_CONFIG": str(self.path / "apt.conf"), "LC_ALL": "C.UTF-8"}
-        return run(["apt-get", "-q", *args], env=env, ok=(0, 100), timeout_s=timeout_s, package="apt")
+        env = {**children.network(self._network), "APT_CONFIG": str(self.path / "apt.conf")}
+        return run(["apt-get", "-q", *args], env=env, inherit=False, ok=(0, 100), timeout_s=timeout_s, package="apt")
 
     def _keyring(self, source: Path, number: int) -> Path:
         try:
@@ -201,46 +213,20 @@ class Apt:
 
 
 @contextlib.contextmanager
-def private(target: Target) -> Iterator[Apt]:
+def private(target: Target, network: Network, own: AptNetwork) -> Iterator[Apt]:
     """An apt for ``target`` that is gone afterwards."""
     # Not TMPDIR: that may be a directory of root's alone, and as root apt downloads as a user of its own.
     path = Path(tempfile.mkdtemp(prefix="appliance-apt-", dir="/var/tmp"))
     try:
         path.chmod(0o755)  # public indexes and public keys
-        yield Apt(path, ARCH[target.arch])
+        yield Apt(path, ARCH[target.arch], network, own)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _configuration(path: Path, arch: str) -> str:
-    return f"""\
-Dir::State "{path}/state";
-Dir::State::status "{path}/state/status";
-Dir::Cache "{path}/cache";
-Dir::Etc "{path}/etc";
-Dir::Log "{path}/log";
-APT::Architecture "{arch}";
-APT::Architectures {{ "{arch}"; }};
-APT::Install-Recommends "false";
-APT::Install-Suggests "false";
-// A name is a name: no package whose name merely matches.
-APT::Cmd::Pattern-Only "true";
-// Phasing depends on the machine's identity; two builders shall agree.
-APT::Get::Never-Include-Phased-Updates "true";
-APT::Update::Error-Mode "any";
-Acquire::AllowInsecureRepositories "false";
-Acquire::AllowWeakRepositories "false";
-Acquire::AllowDowngradeToInsecureRepositories "false";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
-Acquire::Retries "2";
-// With the delay, apt 2.6 waits forever when a host answers on one port and not on another.
-Acquire::Retries::Delay "false";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-// Which hash --print-uris prints; the default of apt 2.6 is MD5.
-Acquire::ForceHash "SHA256";
-"""
+def _secret(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def _absolute(source: AptSource, base: Path) -> AptSource:

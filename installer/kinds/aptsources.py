@@ -1,4 +1,4 @@
-"""apt sources as text: from the definition, or the builder's own without whatever switches verification off."""
+"""apt sources and configuration as text: from the definition, or the builder's own without whatever switches verification off."""
 
 from __future__ import annotations
 
@@ -65,3 +65,35 @@ def _unsafe_line(line: str) -> bool:
 
 def _unsafe_stanza(stanza: str) -> bool:
     return any(n.lower() in UNSAFE for n in re.findall(r"^([\w-]+?)[ \t]*:", stanza, re.MULTILINE))
+
+
+def configuration(path: Path, arch: str) -> str:
+    """The configuration of an apt with its own directory ``path``, for a target of processor ``arch`` (dpkg's name)."""
+    return f"""\
+Dir::State "{path}/state";
+Dir::State::status "{path}/state/status";
+Dir::Cache "{path}/cache";
+Dir::Etc "{path}/etc";
+Dir::Log "{path}/log";
+APT::Architecture "{arch}";
+APT::Architectures {{ "{arch}"; }};
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+// A name is a name: no package whose name merely matches.
+APT::Cmd::Pattern-Only "true";
+// Phasing depends on the machine's identity; two builders shall agree.
+APT::Get::Never-Include-Phased-Updates "true";
+APT::Update::Error-Mode "any";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb-src::Sources::DefaultEnabled "false";
+Acquire::Retries "2";
+// With the delay, apt 2.6 waits forever when a host answers on one port and not on another.
+Acquire::Retries::Delay "false";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+// Which hash --print-uris prints; the default of apt 2.6 is MD5.
+Acquire::ForceHash "SHA256";
+"""

@@ -115,6 +115,7 @@ def verified(keyring: Path, release: Path, signature: Path | None) -> tuple[str,
         if keyring.read_bytes().lstrip().startswith(b"-----BEGIN"):
             run(
                 ["gpg", "--homedir", home, "--batch", "--quiet", "--output", binary, "--dearmor", keyring],
+                inherit=False,
                 package="gnupg",
             )
         else:
@@ -122,7 +123,7 @@ def verified(keyring: Path, release: Path, signature: Path | None) -> tuple[str,
         base: list[str | Path] = ["gpgv", "--homedir", home, "--status-fd", "1", "--keyring", binary]
         what = [signature, release] if signature else ["--output", text, release]
         # Keys the keyring lacks make gpgv fail although others signed as well; the status lines tell them apart.
-        status = run([*base, *what], ok=(0, 1, 2), env={"LC_ALL": "C.UTF-8"}, package="gpgv").stdout
+        status = run([*base, *what], ok=(0, 1, 2), inherit=False, package="gpgv").stdout
         by = signers(status)
         plain = release if signature else text
         if not by or not plain.is_file():

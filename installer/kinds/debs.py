@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import InputError, TrustError, UpstreamError
@@ -13,6 +14,7 @@ from installer import aptmirror, debfile
 from installer.definition import DebGroup
 from installer.kinds import Work, apt, aptrepo, debaudit, debevidence, debgroups, items, place
 from installer.lockfile import Artifact
+from installer.network import aptconfig
 
 BUILDERS_APT = Path("/etc/apt")
 GONE = re.compile(r"answers (404|410)$|^cannot read ")
@@ -35,7 +37,8 @@ def resolve(work: Work) -> list[Artifact]:
         return []
     if not debs.sources:
         _builder_is(target.os)
-    with apt.private(target) as session:
+    own = aptconfig.read(BUILDERS_APT, work.report)
+    with apt.private(target, work.network, own) as session:
         if debs.sources:
             family = target.os.partition("-")[0]
             session.use(aptmirror.expand(debs.sources, BUILDERS_APT, family), work.base)
@@ -44,7 +47,9 @@ def resolve(work: Work) -> list[Artifact]:
         session.update(work.report, every_source=bool(debs.sources))
         closures = [(group, session.closure(group.packages)) for group in debs.groups]
         debgroups.require_together(debs.groups, session.closure)
-        evidence = debevidence.collect(work, session, [p for _, packages in closures for p in packages])
+        chosen = [p for _, packages in closures for p in packages]
+        reachable = replace(work, reach=own.merged(work.network, [p.url for p in chosen]))
+        evidence = debevidence.collect(reachable, session, chosen)
     return [*(_artifact(p, group) for group, packages in closures for p in packages), *evidence]
 
 
@@ -72,6 +77,8 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
         UpstreamError: upstream no longer has a locked version, or does not answer.
         TrustError: upstream has other bytes under the same name.
     """
+    own = aptconfig.read(BUILDERS_APT, work.report) if artifacts else aptconfig.AptNetwork()
+    work = replace(work, reach=own.merged(work.network, [a.source for a in artifacts]))
     evidence = [a for a in artifacts if debevidence.is_evidence(a)]
     try:
         work.downloader().fetch_all(items(evidence), task="debs: evidence")
@@ -107,7 +114,7 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         try:
             told = run(
                 ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",
-                 work.cache.path(artifact.sha256)], package="dpkg",
+                 work.cache.path(artifact.sha256)], inherit=False, package="dpkg",
             ).stdout.splitlines()  # fmt: skip
         except ProcessError as error:
             raise TrustError(

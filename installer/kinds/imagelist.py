@@ -8,11 +8,12 @@ from engine.errors import InputError, TrustError
 from installer.definition import Image
 from installer.kinds import Work, oci, skopeo
 from installer.lockfile import Artifact
+from installer.network.host import Network
 
 UNREAD = "an attestation of the image's builder, carried as it is; nothing here reads or checks it"
 
 
-def resolve(image: Image) -> list[Artifact]:
+def resolve(image: Image, network: Network) -> list[Artifact]:
     """The list first, then manifest, config and layers of each platform; nothing but manifests is downloaded.
 
     Raises:
@@ -27,9 +28,9 @@ def resolve(image: Image) -> list[Artifact]:
             remedy="Leave platforms out, or give a docker:// source.",
         )
     registry = skopeo.Registry.parse(image.source)
-    raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source)
+    raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source, network)
     _require(image, raw, registry.digest)
-    document, parts = _list(image, registry, raw)
+    document, parts = _list(image, registry, raw, network)
     pinned = registry.at(_digest(raw))
     found = [_artifact(image, pinned, image.name, oci.Blob(hashlib.sha256(document).hexdigest(), len(document)))]
     for listed, manifest in parts:
@@ -46,9 +47,9 @@ def fetch(work: Work, image: Image, artifact: Artifact) -> None:
         UpstreamError: it is gone or does not answer.
     """
     registry = skopeo.Registry.parse(artifact.source)
-    raw = skopeo.manifest(image, artifact.source)
+    raw = skopeo.manifest(image, artifact.source, work.network)
     _require(image, raw, registry.digest)
-    document, _ = _list(image, registry, raw)
+    document, _ = _list(image, registry, raw, work.network)
     with work.cache.incoming(artifact.sha256, artifact.size) as incoming:
         if not incoming.complete:
             incoming.restart()
@@ -68,7 +69,9 @@ def artifacts(image: Image, source: str, name: str, manifest: bytes, *, attestat
     ]
 
 
-def _list(image: Image, registry: skopeo.Registry, raw: bytes) -> tuple[bytes, list[tuple[oci.Listed, bytes]]]:
+def _list(
+    image: Image, registry: skopeo.Registry, raw: bytes, network: Network
+) -> tuple[bytes, list[tuple[oci.Listed, bytes]]]:
     """The list in OCI's form, and the manifest of each image that it names."""
     listed = oci.listed(raw)
     if not listed:
@@ -77,7 +80,7 @@ def _list(image: Image, registry: skopeo.Registry, raw: bytes) -> tuple[bytes, l
         )
     parts, blobs = [], {}
     for one in listed:
-        manifest = skopeo.manifest(image, registry.at(one.digest))
+        manifest = skopeo.manifest(image, registry.at(one.digest), network)
         _require(image, manifest, one.digest)
         document = oci.as_oci(manifest, attestation=bool(one.attestation))
         parts.append((one, document))

@@ -30,7 +30,7 @@ def resolve(work: Work) -> list[Artifact]:
     found: list[Artifact] = []
     named: dict[str, str] = {}  # manifest: image
     for image in work.definition.images:
-        mine = imagelist.resolve(image) if image.platforms == "all" else _one(work, image)
+        mine = imagelist.resolve(image, work.network) if image.platforms == "all" else _one(work, image)
         other = named.setdefault(mine[0].sha256, image.name)
         if other != image.name:
             raise InputError(
@@ -53,11 +53,11 @@ def _pin(work: Work, image: Image) -> tuple[str, bytes]:
     if not skopeo.is_registry(image.source):
         source = skopeo.absolute(image.source, work.base)
         with _temporary(work) as directory:
-            return source, skopeo.pull(image, source, arch, Path(directory))
+            return source, skopeo.pull(image, source, arch, Path(directory), work.network)
     registry = skopeo.Registry.parse(image.source)
-    raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source)
+    raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source, work.network)
     if chosen := oci.choose(raw, arch):
-        raw = skopeo.manifest(image, registry.at(chosen))
+        raw = skopeo.manifest(image, registry.at(chosen), work.network)
     digest = "sha256:" + hashlib.sha256(raw).hexdigest()
     if digest != (chosen or registry.digest or digest):
         raise TrustError(
@@ -91,7 +91,7 @@ def _fetch(work: Work, image: Image, source: str, wanted: Sequence[Artifact]) ->
     with _temporary(work) as name:
         directory = Path(name)
         work.report.say(f"image {image.name}: copying from {source}")
-        raw = skopeo.pull(image, source, skopeo.ARCH[work.definition.target.arch], directory)
+        raw = skopeo.pull(image, source, skopeo.ARCH[work.definition.target.arch], directory, work.network)
         attestation = any(imagelist.UNREAD in a.notes for a in wanted)
         manifest = oci.as_oci(raw, uncompressed=_uncompressed(source), attestation=attestation)
         (directory / hashlib.sha256(manifest).hexdigest()).write_bytes(manifest)

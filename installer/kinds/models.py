@@ -36,10 +36,10 @@ def _resolve(work: Work, model: Model) -> list[Artifact]:
     source: Folder | Repository | Bucket
     gated = ""
     if model.hub and model.revision:
-        source = Repository(Hub(), model.hub, model.revision, work.cache, work.report)
+        source = Repository(Hub(work.network), model.hub, model.revision, work.cache, work.report)
         gated = source.gated
     elif model.s3:
-        source = Bucket(Store(model.s3), work.cache, work.report)
+        source = Bucket(Store(model.s3, work.network), work.cache, work.report)
     else:
         source = Folder(work.base / (model.path or ""))
     terms = _terms(model, gated, source.where)
@@ -135,12 +135,12 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
     for model in work.definition.models:
         missing = [a for a in artifacts if a.group == model.name and not work.cache.has(a.sha256, a.size)]
         if model.s3 and missing:
-            store = Store(model.s3)
+            store = Store(model.s3, work.network)
             with store.explained(*(a.source for a in missing)):
                 store.downloader(work.cache, work.report).fetch_all(items(missing), task=f"model {model.name}")
         if not (model.hub and missing):
             continue
-        hub = Hub()
+        hub = Hub(work.network)
         with hub.explained(model.hub, missing[0].source):
             hub.downloader(work.cache, work.report).fetch_all(items(missing), task=f"model {model.name}")
 

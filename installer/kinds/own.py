@@ -16,7 +16,7 @@ from engine.errors import TrustError
 from engine.process import run
 from installer import product
 from installer.definition import WheelSet
-from installer.kinds import Work, items, pins, pipconfig, uvresolve, wheels
+from installer.kinds import Work, items, pins, uvresolve, wheels
 from installer.kinds.pins import Pins
 from installer.lockfile import Artifact
 
@@ -30,7 +30,7 @@ def resolve(work: Work) -> list[Artifact]:
     Raises:
         UpstreamError: a source serves other wheels than requirements/*.txt of this source tree pins.
     """
-    tree, config, work = product.source_tree(), pipconfig.read(), replace(work, pinning="obey")
+    tree, config, work = product.source_tree(), work.network.pip, replace(work, pinning="obey")
     own = _build(work)
     artifacts = []
     for name, (file, mine) in SETS.items():
@@ -69,6 +69,7 @@ def _build(work: Work) -> dict[str, Artifact]:
                     source,
                 ],
                 env={"SOURCE_DATE_EPOCH": str(work.epoch or 315532800)},  # zip files begin in 1980
+                inherit=False,
             )
             wheel = next(out.glob("*.whl"))
             sha256, size = hash_file(wheel)

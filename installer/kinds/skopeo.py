@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import ProcessError, run
 from installer.definition import Image
+from installer.network import children
+from installer.network.host import Network
 
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: Go's name
 FORGED = re.compile(r"[Dd]igest did not match|does not match|[Dd]igest mismatch")
@@ -76,17 +78,17 @@ def plain_http(image: Image) -> bool:
     return True
 
 
-def manifest(image: Image, source: str) -> bytes:
+def manifest(image: Image, source: str, network: Network) -> bytes:
     """The manifest or list of platforms behind ``source``, as the registry has it."""
     tls = ["--tls-verify=false"] if plain_http(image) else []
     try:
         argv = ["skopeo", "inspect", "--raw", "--retry-times", "2", *tls, source]
-        return run(argv, timeout_s=INSPECT_TIMEOUT_S).stdout.encode()
+        return run(argv, env=_environment(network), inherit=False, timeout_s=INSPECT_TIMEOUT_S).stdout.encode()
     except ProcessError as error:
         raise _upstream(image, source, error) from error
 
 
-def pull(image: Image, source: str, arch: str, directory: Path) -> bytes:
+def pull(image: Image, source: str, arch: str, directory: Path, network: Network) -> bytes:
     """Copy manifest, config and layers into ``directory``, files by SHA-256; returns the manifest.
 
     Not into an OCI layout: there skopeo files Docker's manifests under a type that nothing finds again.
@@ -94,10 +96,16 @@ def pull(image: Image, source: str, arch: str, directory: Path) -> bytes:
     tls = ["--src-tls-verify=false"] if plain_http(image) else []
     try:
         run(["skopeo", "--override-os", "linux", "--override-arch", arch, "copy", "--quiet", "--preserve-digests",
-             "--remove-signatures", "--retry-times", "2", *tls, source, f"dir:{directory}"])  # fmt: skip
+             "--remove-signatures", "--retry-times", "2", *tls, source, f"dir:{directory}"],
+            env=_environment(network), inherit=False)  # fmt: skip
     except ProcessError as error:
         raise _upstream(image, source, error) from error
     return (directory / "manifest.json").read_bytes()
+
+
+def _environment(network: Network) -> dict[str, str]:
+    """Proxies and CA of this host. Logins come from the file that `skopeo login` writes, and no other."""
+    return {**children.kept(children.SKOPEO_KEPT), **children.network(network)}
 
 
 def _upstream(image: Image, source: str, error: ProcessError) -> TrustError | UpstreamError:

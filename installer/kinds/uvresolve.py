@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from installer.definition import Target, WheelSet
 from installer.kinds import Pinning
 from installer.kinds.directwheels import Direct
 from installer.kinds.pins import Pins
-from installer.kinds.pipconfig import PipConfig
 from installer.lockfile import Artifact
+from installer.network import children
+from installer.network.host import Network
+from installer.network.pipconfig import PipConfig
 
 # glibc of each release, from its package list; wheels built for a newer one do not load there.
 GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.04": 39}
@@ -104,11 +106,15 @@ def resolve(
     pins: Pins | None = None,
     pinning: Pinning = "obey",
     python: str = "",
+    *,
+    network: Network | None = None,
 ) -> list[Found]:
     """All wheels of the set for the target, pinned with hashes. ``direct`` wheels lie in ``beside`` and join the set.
 
     ``pins`` decide versions, and a pinned wheel is taken before any other of its version. With ``keep`` they are only
     where the resolver starts from, with ``upgrade`` it does not see them.
+
+    uv sees a fixed environment, and in it the proxies, CA and logins of ``network``; left out, it has none.
 
     Args:
         python: patch release that markers are judged for; the distribution's when empty.
@@ -116,6 +122,7 @@ def resolve(
     Raises:
         InputError: no solution, or a distribution has no wheel for the target.
     """
+    net, local = network or Network(), (str(beside),) if direct and beside else ()
     with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
         here = Path(scratch)
         (here / "in.txt").write_text("\n".join([*wheels.requirements, *(d.requirement for d in direct)]) + "\n")
@@ -131,13 +138,13 @@ def resolve(
             "--only-binary", ":all:", "--python-version", python or python_release(target),
             "--python-platform", f"{target.arch}-manylinux_2_{min(GLIBC_MINOR[target.os], UV_NEWEST_MINOR)}",
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
-            *_sources(wheels, config), *(("--find-links", beside) if direct and beside else ()), "--output-file", here / "pylock.toml", here / "in.txt",
+            *_flags(wheels, config), "--output-file", here / "pylock.toml", here / "in.txt",
         ]  # fmt: skip
         try:
-            run(argv, cwd=here)
+            run(argv, cwd=here, env=_environment(wheels, config, net, local), inherit=False)
         except ProcessError as error:
             raise InputError(
-                f"wheels: {wheels.name}: the requirements have no solution:\n{error.stderr.strip()}",
+                f"wheels: {wheels.name}: the requirements have no solution:\n{net.hide(error.stderr.strip())}",
                 remedy="Correct requirements, constraints or exclude in the definition"
                 + (
                     f", or pin other versions in {pins.path} with `appliance lock DEFINITION --write-pins`."
@@ -152,13 +159,41 @@ def resolve(
     return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
 
 
-def _sources(wheels: WheelSet, config: PipConfig) -> Iterator[str]:
-    indexes = wheels.indexes or tuple(i for i in (config.index,) if i)
-    # uv asks --index in the order given and --default-index last; a name that the first has is never looked up in the others.
-    for i, url in enumerate(indexes):
-        yield from ("--default-index" if i == len(indexes) - 1 else "--index", url)
-    for place in wheels.find_links or config.find_links:
-        yield from ("--find-links", place)
+def sources(wheels: WheelSet, config: PipConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Indexes in the order they are asked, and find-links. What the definition names decides alone.
+
+    pip asks all its indexes alike and takes the highest version. Here the extra ones come first, as uv has it, so that what a
+    house has on an index of its own is not taken from one that anybody can publish to.
+    """
+    if wheels.indexes:
+        return wheels.indexes, wheels.find_links
+    configured = () if config.no_index else (*config.extra_indexes, *((config.index,) if config.index else ()))
+    return configured, wheels.find_links or config.find_links
+
+
+def _flags(wheels: WheelSet, config: PipConfig) -> list[str]:
+    if wheels.indexes:
+        return []
+    if config.no_index:
+        return ["--no-index"]
+    # An index of pip's configuration is passed over where it has no version that fits, as with pip; one of a definition is not.
+    return ["--index-strategy", "unsafe-first-match"] if config.extra_indexes else []
+
+
+def _environment(wheels: WheelSet, config: PipConfig, network: Network, local: tuple[str, ...]) -> dict[str, str]:
+    """The addresses go here and not to the command line: with their logins they are nothing for other users to read."""
+    indexes, find_links = sources(wheels, config)
+    # uv asks UV_INDEX in the order given and UV_DEFAULT_INDEX last; without one its default is the public index.
+    last = indexes[-1:] if wheels.indexes or config.index else ()
+    first = indexes[: len(indexes) - len(last)]
+    links = [network.with_login(link) for link in (*find_links, *local)]
+    return {
+        **children.kept(children.UV_KEPT),
+        **children.network(network),
+        **({"UV_INDEX": " ".join(network.with_login(i) for i in first)} if first else {}),
+        **({"UV_DEFAULT_INDEX": network.with_login(last[0])} if last else {}),
+        **({"UV_FIND_LINKS": ",".join(links)} if links else {}),
+    }
 
 
 def _preferred(pins: Pins) -> str:

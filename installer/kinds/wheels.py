@@ -14,22 +14,24 @@ from urllib.parse import unquote, urlsplit
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from engine import durable
+from engine.addresses import lockable, public
 from engine.download import Downloader, Item
 from engine.errors import InputError, TrustError, UpstreamError
 from installer import wheelarchive
 from installer.definition import WheelSet
-from installer.kinds import Work, directwheels, items, overwrites, pipconfig, place, uvresolve, wheelfiles
+from installer.kinds import Work, directwheels, items, overwrites, place, uvresolve, wheelfiles
 from installer.kinds import pins as pinning
 from installer.kinds.pins import Pins
 from installer.kinds.uvresolve import Found
 from installer.lockfile import Artifact, Kind
+from installer.network.pipconfig import PipConfig
 
 MAX_METADATA = 4 << 20  # bytes of a METADATA file we are willing to read
 
 
 def resolve(work: Work) -> list[Artifact]:
     """Pin every set with uv; sizes and licences are asked from the index."""
-    config = pipconfig.read()
+    config = work.network.pip
     sets = [(wheels, pinning.of(work, wheels)) for wheels in work.definition.wheels]  # a fault in any shows at once
     return [a for wheels, pins in sets for a in overwrites.noted(work, wheels, resolve_set(work, wheels, config, pins))]
 
@@ -37,7 +39,7 @@ def resolve(work: Work) -> list[Artifact]:
 def resolve_set(
     work: Work,
     wheels: WheelSet,
-    config: pipconfig.PipConfig,
+    config: PipConfig,
     pins: Pins | None,
     *,
     kind: Kind = "wheels",
@@ -53,7 +55,9 @@ def resolve_set(
     python = uvresolve.python_release(target, work.packages, image=wheels.runtime == "debs")
     with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
         direct = directwheels.bring(work, wheels, Path(scratch))
-        found = uvresolve.resolve(wheels, target, config, direct, Path(scratch), pins, work.pinning, python)
+        found = uvresolve.resolve(
+            wheels, target, config, direct, Path(scratch), pins, work.pinning, python, network=work.network
+        )
     if pins is not None:
         pinning.require(pins, found, wheels.name, complete=work.pinning == "obey")
         if work.pinning == "obey" and (remark := pinning.unneeded(pins, found)):
@@ -65,7 +69,7 @@ def resolve_set(
     return [
         Artifact(
             path=f"{below}/{wheels.name}/{f.filename}", kind=kind, group=wheels.name, name=f.name, version=f.version, size=size,
-            sha256=f.sha256, source=f.url, licence=licence, profiles=wheels.profiles,
+            sha256=f.sha256, source=lockable(f.url), licence=licence, profiles=wheels.profiles,
         )
         for f, (size, licence) in zip(found, facts, strict=True)
     ]  # fmt: skip
@@ -95,6 +99,10 @@ def _metadata(work: Work, downloader: Downloader, found: Found) -> tuple[int, by
         path = work.cache.path(found.sha256)
         return path.stat().st_size, metadata_of(path)
     size = found.size or _length(downloader, found.url)
+    if lockable(found.url) != found.url.partition("#")[0]:
+        # A link that holds its own permission: the lock cannot name it, so what it opens is brought into the cache now.
+        downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels behind signed links")
+        return size, metadata_of(work.cache.path(found.sha256))
     try:
         return size, downloader.read(found.url + ".metadata", MAX_METADATA)  # PEP 658
     except UpstreamError:
@@ -106,7 +114,9 @@ def _length(downloader: Downloader, url: str) -> int:
     length = downloader.length(url)
     if length is None:
         raise UpstreamError(
-            "the index does not tell the size of a wheel", where=url, remedy="Use an index that sends Content-Length."
+            "the index does not tell the size of a wheel",
+            where=public(url),
+            remedy="Use an index that sends Content-Length.",
         )
     return length
 

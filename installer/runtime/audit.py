@@ -81,7 +81,11 @@ def audit(recipe: Recipe, image: Path, cache: Blobs, scratch: Path) -> Audit:
         ours, theirs = Path(place) / "made", Path(place) / "image"
         ours.mkdir()
         try:
-            run(["unsquashfs", "-no-progress", "-quiet", "-dest", theirs, image], package="squashfs-tools")
+            run(
+                ["unsquashfs", "-no-progress", "-quiet", "-dest", theirs, image],
+                inherit=False,
+                package="squashfs-tools",
+            )
         except ProcessError as error:
             raise TrustError(
                 f"not a readable image: {error.stderr[-300:]}", where=str(image), remedy="Do not use it."

@@ -122,10 +122,10 @@ def squash(directory: Path, image: Path) -> None:
     """
     run(
         [
-            # With that variable set mksquashfs refuses to be told times.
-            "env", "-u", "SOURCE_DATE_EPOCH", "mksquashfs", directory, image, "-noappend", "-quiet", "-no-progress", "-comp", "zstd", "-Xcompression-level", LEVEL,
+            "mksquashfs", directory, image, "-noappend", "-quiet", "-no-progress", "-comp", "zstd", "-Xcompression-level", LEVEL,
             "-b", BLOCK, "-no-fragments", "-no-exports", "-no-xattrs", "-all-root", "-all-time", str(EPOCH), "-mkfs-time", str(EPOCH),
         ],
+        inherit=False,  # with SOURCE_DATE_EPOCH set mksquashfs refuses to be told times
         package="squashfs-tools",
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def tools() -> dict[str, str]:
     Raises:
         ResourceError: a tool is missing.
     """
-    told = run(["mksquashfs", "-version"], ok=(0, 1), package="squashfs-tools").stdout
+    told = run(["mksquashfs", "-version"], ok=(0, 1), inherit=False, package="squashfs-tools").stdout
     version = re.search(r"version ([0-9][0-9.]*)", told)
     try:
         zstd = ctypes.CDLL("libzstd.so.1")

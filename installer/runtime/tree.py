@@ -79,6 +79,7 @@ def _wheels(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> None:
                 "--python-platform", f"{target.arch}-manylinux_2_{minor}", "--prefix", tree, "--requirements", requirements,
             ],
             env={"UV_CACHE_DIR": str(unpacked)},
+            inherit=False,
         )  # fmt: skip
     shutil.rmtree(unpacked)
     (tree / ".lock").unlink(missing_ok=True)
@@ -121,7 +122,7 @@ def _interpreter(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> Non
     """The interpreter and its library, out of packages whose hashes the archive's owner signed."""
     python, unpacked = f"python{recipe.target.python}", scratch / "packages"
     for package in recipe.packages:
-        run(["dpkg-deb", "--extract", cache.path(package.sha256), unpacked], package="dpkg")
+        run(["dpkg-deb", "--extract", cache.path(package.sha256), unpacked], inherit=False, package="dpkg")
     shutil.copyfile(unpacked / "usr/bin" / python, tree / "bin" / "python")
     (tree / "bin" / "python").chmod(0o755)
     (tree / "bin" / python).symlink_to("python")
@@ -167,7 +168,7 @@ def _compile(recipe: Recipe, tree: Path) -> None:
     # first, and then taken for done.
     python: list[str | Path] = [tree / "bin" / "python", "-I", "-S", "-B"]
     try:
-        run([*python, "-c", "pass"])
+        run([*python, "-c", "pass"], inherit=False)
     except (ApplianceError, OSError) as error:
         raise ResourceError(
             f"the target's interpreter does not run on this builder ({error}), so nothing can be compiled for it",
@@ -179,7 +180,7 @@ def _compile(recipe: Recipe, tree: Path) -> None:
     run(
         [*python, "-m", "compileall", "-qq", "-j", workers, "--invalidation-mode", "unchecked-hash",
          "-s", tree, "-p", "runtime", tree / "lib" / f"python{recipe.target.python}"],
-        ok=(0, 1),
+        ok=(0, 1), inherit=False,
     )  # fmt: skip
     for cache in tree.rglob("__pycache__"):
         cache.chmod(0o755)

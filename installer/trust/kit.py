@@ -154,7 +154,11 @@ def _write(staging: Path, files: dict[str, bytes], key: Ed25519PrivateKey) -> No
     with _openssh_file(key) as secret, tempfile.TemporaryDirectory(prefix="appliance-kit-") as scratch:
         copy = Path(scratch) / SUMS
         copy.write_text(sums)
-        run(["ssh-keygen", "-q", "-Y", "sign", "-f", secret, "-n", NAMESPACE, copy], package="openssh-client")
+        run(
+            ["ssh-keygen", "-q", "-Y", "sign", "-f", secret, "-n", NAMESPACE, copy],
+            inherit=False,
+            package="openssh-client",
+        )
         durable.write(staging / f"{SUMS}.sig", Path(f"{copy}.sig").read_bytes())
 
 
@@ -197,7 +201,7 @@ def _fingerprint(key: Ed25519PrivateKey) -> str:
     with tempfile.TemporaryDirectory(prefix="appliance-kit-") as scratch:
         path = Path(scratch) / "key.pub"
         path.write_text(_openssh(key) + "\n")
-        return run(["ssh-keygen", "-l", "-f", path], package="openssh-client").stdout.split()[1]
+        return run(["ssh-keygen", "-l", "-f", path], inherit=False, package="openssh-client").stdout.split()[1]
 
 
 def _openssh_file(key: Ed25519PrivateKey) -> AbstractContextManager[Path]:

@@ -22,6 +22,7 @@ from installer import hub, s3, tarstream, wheelarchive
 from installer.definition import S3, Target
 from installer.evidence import imagefiles, texts
 from installer.kinds import apt, debaudit, uvresolve, wheelfiles
+from installer.network.host import Network
 from installer.site import prove
 from installer.trust import downgrade
 from tests.bundles import NOW
@@ -42,7 +43,7 @@ def _parsed(data: bytes) -> Any:
 @functools.cache
 def _hub() -> hub.Hub:
     os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    return hub.Hub()
+    return hub.Hub(Network())
 
 
 def hub_listing(data: bytes) -> None:
@@ -62,7 +63,7 @@ def hub_listing(data: bytes) -> None:
 @functools.cache
 def _store() -> s3.Store:
     os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
-    store = s3.Store(S3(endpoint="http://127.0.0.1:9", bucket="bucket", prefix="m", region="us-east-1"))
+    store = s3.Store(S3(endpoint="http://127.0.0.1:9", bucket="bucket", prefix="m", region="us-east-1"), Network())
     store._client.meta.events.register("before-send.s3", _answer)
     return store
 

@@ -17,7 +17,7 @@ import pytest
 from installer.cli.main import main
 from installer.definition import Target, WheelSet
 from installer.kinds import uvresolve
-from installer.kinds.pipconfig import PipConfig
+from installer.network.pipconfig import PipConfig
 from tests.integration.wheelsite import wheel
 
 PASSPHRASE = "correct horse battery staple"

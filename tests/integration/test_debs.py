@@ -259,8 +259,8 @@ def test_an_address_with_a_password_does_not_get_into_a_lock(
     site.deb("tool")
     site.publish(keys[0])
     secret = site.url.replace("http://", "http://me:hunter2@")
-    with pytest.raises(InputError, match="password") as error:
-        resolve(work_with(site, tmp_path, keys[0], "tool", uri=secret))
+    with pytest.raises(ValueError, match="password") as error:
+        work_with(site, tmp_path, keys[0], "tool", uri=secret)
     assert "hunter2" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import InputError
 from installer.definition import Target, WheelSet
 from installer.kinds import uvresolve
-from installer.kinds.pipconfig import PipConfig
+from installer.network.pipconfig import PipConfig
 from tests.integration.wheelsite import serve, wheel
 
 TARGET = Target(os="debian-12", python="3.11")

@@ -19,6 +19,7 @@ from engine.report import Silent
 from installer import lockfile
 from installer.definition import S3
 from installer.kinds import Work, models
+from installer.network.host import Network
 from installer.s3 import Store
 from tests.integration.s3site import BUCKET, REGION, Site, serve
 from tests.integration.test_models import TINY, build, heard, work_for
@@ -210,7 +211,7 @@ def test_a_redirect_to_another_host_gets_no_signature_and_no_session_token(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as listener:
         threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         endpoint = f"http://127.0.0.1:{listener.server_port}"
-        store = Store(S3(endpoint=endpoint, bucket=BUCKET))
+        store = Store(S3(endpoint=endpoint, bucket=BUCKET), Network())
         address = f"{endpoint}/{BUCKET}/x"
         with store.downloader(Blobs(tmp_path), Silent()).open(address, store.headers(address)):
             pass

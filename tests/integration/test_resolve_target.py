@@ -13,9 +13,9 @@ from engine.errors import InputError
 from installer.bundle import lock as locking
 from installer.definition import Definition, Target, WheelSet
 from installer.kinds import Work, uvresolve, wheels
-from installer.kinds.pipconfig import PipConfig
 from installer.kinds.wheelfiles import unfit_python
 from installer.lockfile import Artifact, Kind
+from installer.network.pipconfig import PipConfig
 from tests.integration.wheelsite import wheel
 
 System = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]

@@ -101,8 +101,12 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
             return
         parts = urlsplit(self.path)
         connection = http.client.HTTPConnection(self.behind)
-        passed = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
-        connection.request(self.command, parts._replace(scheme="", netloc="").geturl(), headers=passed)
+        path = parts._replace(scheme="", netloc="").geturl()
+        connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():  # skopeo sends several of one name
+            if not name.lower().startswith("proxy-"):
+                connection.putheader(name, value)
+        connection.endheaders()
         answer = connection.getresponse()
         body = answer.read()
         self.send_response(answer.status)

@@ -252,9 +252,10 @@ def test_an_image_comes_through_proxy_tls_of_a_companys_ca_and_a_login(
     ca, tls = netsite.private_ca(tmp_path / "ca", "registry.corp.test")
     auths = {"auths": {"registry.corp.test": {"auth": base64.b64encode(LOGIN.encode()).decode()}}}
     (tmp_path / "auth.json").write_text(json.dumps(auths))
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
     with registry.serve(tmp_path / "registry") as running:
         running.push(layout, "web", "team/web:1.0")
+        # Only now: a registry takes every REGISTRY_… for its own configuration.
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
         with netsite.front(running.host, login=LOGIN, tls=tls) as site, netsite.proxy(site, login=LOGIN) as proxy:
             environ = {"https_proxy": with_login(proxy.address), "SSL_CERT_FILE": str(ca)}
             image = {"name": "web", "source": "docker://registry.corp.test/team/web:1.0", "profiles": ["gpu"]}

@@ -24,7 +24,7 @@ from tests.bombs import MEMORY
 
 GIB = 1 << 30
 PIECE = 64 << 20
-SECONDS = 2.0
+SECONDS = 30.0  # of the processor; for what does not end, and far above what any of them takes on a busy machine
 ZEROS = bytes(PIECE)
 
 
@@ -242,7 +242,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bomb_is_refused_in_little_time_memory_and_space(outcomes: dict[str, dict[str, object]], name: str) -> None:
+def test_a_bomb_is_refused_in_little_memory_and_space(outcomes: dict[str, dict[str, object]], name: str) -> None:
     """It has 512 MiB of memory and a temporary file system of 1 MiB; nothing may stay there."""
     found = outcomes[name]
     assert str(found["end"]).startswith("read" if name in BOUNDED else "refused: "), found

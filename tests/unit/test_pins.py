@@ -169,7 +169,7 @@ def lock(given: Work, *wheels: tuple[str, Chosen]) -> lockfile.Lock:
     artifacts = [
         Artifact(
             path=f"wheels/{group}/{w.name}.whl", kind="wheels", group=group, name=w.name, version=w.version, size=1,
-            sha256=w.sha256, source="http://user:secret@127.0.0.1/x", profiles=("gpu",),
+            sha256=w.sha256, source="http://127.0.0.1/x", profiles=("gpu",),
         )
         for group, w in wheels
     ]  # fmt: skip

@@ -55,7 +55,7 @@ def _addresses() -> Iterator[tuple[int, str, int, int]]:
 
 
 def _entry(body: bytes) -> tuple[int, str, int, int] | None:
-    _, prefix, flags, _, index = _MESSAGE.unpack_from(body)
+    family, prefix, flags, _, index = _MESSAGE.unpack_from(body)
     attributes, at = {}, _MESSAGE.size
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
@@ -66,7 +66,9 @@ def _entry(body: bytes) -> tuple[int, str, int, int] | None:
     if len(attributes.get(_FLAGS, b"")) == 4:
         flags = struct.unpack("=I", attributes[_FLAGS])[0]
     raw = attributes.get(_LOCAL) or attributes.get(_ADDRESS)
-    if raw is None or flags & (_PERMANENT | _TEMPORARY):
+    # The same bit means temporary in IPv6, and in IPv4 only that the network has another address here.
+    passing = family == socket.AF_INET6 and flags & _TEMPORARY
+    if raw is None or flags & _PERMANENT or passing:
         return None
     left = struct.unpack_from("=II", attributes.get(_CACHEINFO, b"\0" * 8))[1]
     return index, str(ipaddress.ip_address(raw)), prefix, left

@@ -251,6 +251,7 @@ def test_addresses_with_an_end_are_found_and_others_are_not() -> None:
 ip link add one type veth peer name two; ip link set one up; ip link set two up
 ip address add 192.0.2.9/24 dev one valid_lft 3600 preferred_lft 3600
 ip address add 198.51.100.9/24 dev one
+ip address add 198.51.100.10/24 dev one valid_lft 3600 preferred_lft 3600
 ip address add 2001:db8::9/128 dev two valid_lft 600 preferred_lft 600
 ip address add 2001:db8:1::9/64 dev two valid_lft 600 preferred_lft 600
 exec "$0" -c 'import json; from dataclasses import asdict; from engine.preflight.probe_leases import leases; print(json.dumps([asdict(l) for l in leases()]))'
@@ -260,7 +261,7 @@ exec "$0" -c 'import json; from dataclasses import asdict; from engine.preflight
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [(lease["interface"], lease["address"], lease["prefix"]) for lease in found] == [
-        ("one", "192.0.2.9", 24), ("two", "2001:db8:1::9", 64), ("two", "2001:db8::9", 128),
+        ("one", "192.0.2.9", 24), ("one", "198.51.100.10", 24), ("two", "2001:db8:1::9", 64), ("two", "2001:db8::9", 128),
     ]  # fmt: skip
     assert 3500 < found[0]["seconds"] <= 3600
 

@@ -70,7 +70,7 @@ def pairs(work: Path, only: str) -> Iterator[Pair]:
 def _role_s_command(variables: dict[str, str]) -> list[str]:
     """The very words of the role's task, with its variables filled in."""
     tasks = yaml.safe_load((TREE / "roles/vllm/tasks/wheels.yml").read_text())
-    found = [a for a in map(_argv, _flat(tasks)) if a[1:3] == ["pip", "install"]]
+    found = [a for a in map(_argv, _flat(tasks)) if a[1:3] == ["pip", "install"] and "--reinstall" not in a]
     if len(found) != 1:
         raise SystemExit(f"bench: the role vllm has {len(found)} tasks that install with uv, expected one")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  # words of a command

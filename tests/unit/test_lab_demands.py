@@ -29,7 +29,9 @@ def test_a_lab_without_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(shutil, "which", lambda tool: None if tool in ("systemd-nspawn", "nft") else f"/usr/bin/{tool}")
+    monkeypatch.setattr(
+        shutil, "which", lambda tool, path: None if tool in ("systemd-nspawn", "nft") else f"/usr/bin/{tool}"
+    )
     with pytest.raises(ResourceError, match="systemd-nspawn, nft is not installed") as missing:
         up("try")
     assert missing.value.remedy == "Install it: apt-get install systemd-container nftables"

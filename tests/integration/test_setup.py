@@ -150,11 +150,15 @@ def index(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clean clone, with what is not committed yet."""
-    subprocess.run(["git", "clone", "-q", "--no-hardlinks", TREE, tmp_path / "clone"], check=True)
-    changed = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=TREE, capture_output=True, check=True).stdout
+    (tmp_path / "gitconfig").write_text("[safe]\n\tdirectory = *\n")  # the checkout may be another user's, and this is root
+    env = {**os.environ, "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
+    made = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", TREE, made], env=env, check=True)
+    diff = ["git", "diff", "--binary", "HEAD"]
+    changed = subprocess.run(diff, cwd=TREE, env=env, capture_output=True, check=True).stdout
     if changed:
-        subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=tmp_path / "clone", input=changed, check=True)
-    return tmp_path / "clone"
+        subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=made, env=env, input=changed, check=True)
+    return made
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _directory() -> str | None:
+def surviving_directory() -> str | None:
     """None, which leaves a child where this process is; the root where that place was deleted, for many tools end there at once."""
     try:
         Path.cwd()
@@ -74,7 +74,7 @@ def run(
     try:
         done = subprocess.run(
             args,
-            cwd=cwd or _directory(),
+            cwd=cwd or surviving_directory(),
             env={**os.environ, "PATH": path, **(env or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

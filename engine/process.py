@@ -57,7 +57,7 @@ def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PATH": search_path(given)}
 
 
-def _directory() -> str | None:
+def surviving_directory() -> str | None:
     """None, which leaves a child where this process is; the root where that place was deleted, for many tools end there at once."""
     try:
         Path.cwd()
@@ -97,7 +97,7 @@ def run(
     try:
         done = subprocess.run(
             args,
-            cwd=cwd or _directory(),
+            cwd=cwd or surviving_directory(),
             env=environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

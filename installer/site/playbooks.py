@@ -15,6 +15,7 @@ from typing import Any
 
 from engine import durable
 from engine.errors import InputError
+from engine.process import surviving_directory
 from installer import product
 from installer.site import ansiblelist
 from installer.site.events import Tracker
@@ -53,6 +54,8 @@ class Playbooks:
         private.mkdir(mode=0o700)
         arguments = [*(["--check"] if self.check else []), *(["--diff"] if self.diff else [])]
         # Connections are shared within this run only; the directory's name is short because a socket's path must be.
+        if place := surviving_directory():
+            os.chdir(place)  # the runner asks where it is; what the operator gave as a relative path has failed by now
         with tempfile.TemporaryDirectory(prefix="appl-") as connections, interruptible() as interrupted:
             result = ansible_runner.run(
                 private_data_dir=str(private),

@@ -24,7 +24,7 @@ from tests.bombs import MEMORY
 
 GIB = 1 << 30
 PIECE = 64 << 20
-SECONDS = 30.0  # of the processor; for what does not end, and far above what any of them takes on a busy machine
+SECONDS = 20.0  # of processor time, for a bomb that goes off; what is refused takes one or two, more on a busy machine
 ZEROS = bytes(PIECE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from engine.errors import InputError, ResourceError, TrustError
+from installer import modelsignature
 from installer.kinds import models
 from tests.integration.hub_double import REVISION, Repo, running
 from tests.integration.test_models import REPO, TINY, build, folder, work_for
@@ -163,7 +165,8 @@ def test_a_certificate_must_chain_to_the_named_one(tmp_path: Path) -> None:
 def test_what_is_missing_on_the_builder_is_named(signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="there is no such key"):
         models.resolve(work(tmp_path, key="absent.pub"))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/python"))
+    # Of this module alone: the builder's pip is asked with the same interpreter.
+    monkeypatch.setattr(modelsignature, "sys", SimpleNamespace(executable=str(tmp_path / "bin/python")))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ResourceError, match="model_signing is not installed"):
         models.resolve(work(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ def ansible_inventory() -> str:
     return str(binary) if binary.exists() else binary.name
 
 
+def inventory_program(*words: str | Path) -> str:
+    """What it prints. Its own files go to a temporary directory, for home directories that cannot be written.
+
+    Raises:
+        ProcessError: it refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="appliance-inventory-") as scratch:
+        env = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCAL_TEMP": scratch}
+        return run([ansible_inventory(), *words], env=env).stdout
+
+
 def ask(path: Path) -> Listing:
     """The merged inventory as `ansible-inventory --list` prints it.
 
@@ -32,15 +44,12 @@ def ask(path: Path) -> Listing:
             remedy="Give the directory, for example -i inventories/example.",
         )
     try:
-        done = run(
-            [ansible_inventory(), "-i", path, "--list"],
-            env={"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
-        )
+        said = inventory_program("-i", path, "--list")
     except ProcessError as error:
         raise InputError(
             f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}",
             where=str(path),
             remedy="Mend the file it names.",
         ) from error
-    data: Listing = json.loads(done.stdout)
+    data: Listing = json.loads(said)
     return data

@@ -28,7 +28,8 @@ class ProcessError(ApplianceError):
     def __init__(self, argv: Sequence[str], code: int, stderr: str) -> None:
         tail = "\n".join(stderr.strip().splitlines()[-15:])
         super().__init__(
-            f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}"
+            f"`{' '.join(argv[:4])}{' …' if len(argv) > 4 else ''}` exited with {code}: {tail or 'no output'}",
+            remedy="Fix what it names, and run the same command again.",
         )
         self.code = code
         self.stderr = stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,22 @@ def ansible_inventory() -> str:
     return str(binary) if binary.exists() else binary.name
 
 
+def inventory_program(*words: str | Path, env: Mapping[str, str]) -> str:
+    """What `ansible-inventory` prints; ``env`` lets it decrypt what `ask` did.
+
+    Raises:
+        ProcessError: it refused.
+    """
+    return _asked([ansible_inventory(), *map(str, words)], {**LOCALE, **env})
+
+
+def _asked(argv: list[str], environment: Mapping[str, str]) -> str:
+    """What a program of Ansible prints. Its own files go to a temporary directory, for home directories that cannot be written."""
+    with tempfile.TemporaryDirectory(prefix="appliance-inventory-") as scratch:
+        given = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "ANSIBLE_LOCAL_TEMP": scratch, **environment}
+        return run(argv, env=given).stdout
+
+
 def ask(path: Path) -> Listing:
     """The merged inventory.
 
@@ -67,16 +84,16 @@ def ask(path: Path) -> Listing:
             remedy="Give the directory, for example -i inventories/example.",
         )
     argv = [sys.executable, "-P", "-m", "installer.site.resolve", "-i", str(path), "--list"]
-    environment = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "true", "PYTHONPATH": str(product.PACKAGE.parent), **LOCALE}
+    environment = {"PYTHONPATH": str(product.PACKAGE.parent), **LOCALE}
     try:
-        done = run(argv, env=environment)
+        said = _asked(argv, environment)
     except ProcessError as error:
         raise InputError(
             f"Ansible cannot read the inventory: {error.stderr.strip()[-600:]}",
             where=str(path),
             remedy="Correct the file it names.",
         ) from error
-    return understand(path, json.loads(done.stdout))
+    return understand(path, json.loads(said))
 
 
 def understand(path: Path, answer: Mapping[str, Any]) -> Listing:

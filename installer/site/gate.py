@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import InputError
-from engine.process import ProcessError, run
+from engine.process import ProcessError
 from engine.report import Report
 from installer.evidence import contents
 from installer.site import needs
-from installer.site.ansiblelist import LOCALE, ansible_inventory
+from installer.site.ansiblelist import inventory_program
 from installer.site.events import Failure
 from installer.site.inventory import Inventory
 from installer.site.preflight import NodeReport, preflight
@@ -71,14 +71,12 @@ def limited(inventory: Inventory, limit: str) -> list[str]:
     if not limit:
         return [h.name for h in inventory.nodes]
     try:
-        done = run(
-            [ansible_inventory(), "-i", inventory.path, "--list", "--limit", limit], env={**LOCALE, **inventory.vault}
-        )
+        said = inventory_program("-i", inventory.path, "--list", "--limit", limit, env=inventory.vault)
     except ProcessError as error:
         raise InputError(
             f"Ansible does not understand the pattern: {error.stderr.strip()[-300:]}",
             where="--limit",
             remedy="Correct it.",
         ) from error
-    named = set(json.loads(done.stdout).get("_meta", {}).get("hostvars", {}))
+    named = set(json.loads(said).get("_meta", {}).get("hostvars", {}))
     return [h.name for h in inventory.nodes if h.name in named]

@@ -68,6 +68,7 @@ class Playbooks:
                     "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
                     "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
                     "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
+                    "ANSIBLE_LOCAL_TEMP": f"{connections}/local",  # the home directory may be read-only
                     # ansible-runner turns the check off unless it is named here.
                     "ANSIBLE_HOST_KEY_CHECKING": "True",
                     "PYTHONPATH": str(product.PACKAGE.parent),

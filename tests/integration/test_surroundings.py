@@ -86,7 +86,7 @@ def faults(done: Done, surrounding: places.Surrounding) -> list[str]:
     wrong = [word for word in FAULTS if word in said]
     if done.code not in DOCUMENTED:
         wrong.append(f"exit code {done.code}")
-    if surrounding.same and done.code != call.code:
+    if surrounding.same and done.code != call.code and done.case.name not in surrounding.needed_by:
         wrong.append(f"exit code {done.code} and not {call.code} as elsewhere")
     if done.code and surrounding.heard and not said.strip():
         wrong.append("silent")

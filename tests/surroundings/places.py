@@ -26,6 +26,7 @@ class Surrounding:
     Attributes:
         same: it changes nothing about the outcome: the command ends as it does where nothing is amiss.
         heard: what it says can be read.
+        needed_by: commands that may end otherwise all the same, because they need what the surrounding takes away.
         words: words of the command in their place, for surroundings that replace a place; several give several cases.
     """
 
@@ -35,6 +36,7 @@ class Surrounding:
     prepare: Do = lambda _world: None
     enter: Do = lambda _world: None
     variables: dict[str, str | None] = field(default_factory=dict)
+    needed_by: tuple[str, ...] = ()
     words: Callable[[Call, Path], Iterator[dict[str, str]]] = lambda _call, _world: iter([{}])
 
     def cases(self, world: Path) -> Iterator[Case]:
@@ -118,7 +120,7 @@ PROCESS = (
     Surrounding("no HOME and no user", heard=True, variables={"HOME": None}, enter=_no_name),
     Surrounding("HOME is not there", same=True, variables={"HOME": "/nonexistent/home"}),
     Surrounding("HOME is empty", same=True, variables={"HOME": ""}),
-    Surrounding("HOME is read-only", same=True, prepare=_read_only("elsewhere"), variables={"HOME": "WORLD/elsewhere"}),
+    Surrounding("HOME is read-only", same=True, prepare=_read_only("elsewhere"), variables={"HOME": "WORLD/elsewhere"}, needed_by=("lock",)),
     Surrounding("XDG directories are files", same=True, variables={"XDG_CONFIG_HOME": "/etc/passwd", "XDG_CACHE_HOME": "/etc/passwd"}),
     Surrounding("XDG directories are relative", same=True, variables={"XDG_CONFIG_HOME": "x", "XDG_CACHE_HOME": "~"}),
     Surrounding("no TERM", same=True, variables={"TERM": None}),

@@ -44,7 +44,7 @@ def work_for(system: str, names: list[str], base: Path) -> Work:
 def double(spec: dict[str, object], beside: Path, scratch: Path, to: Path) -> None:
     """Build one package: ``control`` are its fields, ``files`` maps paths to files beside the specification or to text."""
     control = dict(spec["control"])  # type: ignore[call-overload]
-    tree = scratch / str(control["Package"])
+    tree = scratch / f"{control['Package']}_{control['Version']}"
     (tree / "DEBIAN").mkdir(parents=True)
     fields = {
         "Architecture": "amd64",
@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--system", default="debian-12")
     parser.add_argument("--packages", default="")
-    parser.add_argument("--doubles", type=Path)
+    parser.add_argument("--doubles", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--images", action="store_true", help="an OCI layout with the images web and other")
     options = parser.parse_args()
     out: Path = options.out
@@ -94,9 +94,9 @@ def main() -> int:
         layout = Layout(out / "images")
         for name in ("web", "other"):
             told[name] = str(layout.image(name, [layer, f"this is {name}\n"])["digest"])
-    if options.doubles:
-        for spec in json.loads(options.doubles.read_text()):
-            double(spec, options.doubles.parent, out / "work/doubles", out / "debs")
+    for file in options.doubles:
+        for spec in json.loads(file.read_text()):
+            double(spec, file.parent, out / "work/doubles", out / "debs")
     shutil.rmtree(out / "work", ignore_errors=True)
     (out / "debs/Packages").write_text(
         run(["apt-ftparchive", "packages", "."], cwd=out / "debs", package="apt-utils").stdout

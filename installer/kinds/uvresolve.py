@@ -162,8 +162,7 @@ def resolve(
 def sources(wheels: WheelSet, config: PipConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Indexes in the order they are asked, and find-links. What the definition names decides alone.
 
-    pip asks all its indexes alike and takes the highest version. Here the extra ones come first, as uv has it, so that what a
-    house has on an index of its own is not taken from one that anybody can publish to.
+    pip's own are asked all alike and the highest version is taken, as pip does; where two have it, the extra one's wheel.
     """
     if wheels.indexes:
         return wheels.indexes, wheels.find_links
@@ -176,8 +175,9 @@ def _flags(wheels: WheelSet, config: PipConfig) -> list[str]:
         return []
     if config.no_index:
         return ["--no-index"]
-    # An index of pip's configuration is passed over where it has no version that fits, as with pip; one of a definition is not.
-    return ["--index-strategy", "unsafe-first-match"] if config.extra_indexes else []
+    # What pip's configuration names is one pool, as with pip: an extra index that has a wheel for one Python alone must not hide
+    # the others. Of a definition's indexes the first that has a name decides.
+    return ["--index-strategy", "unsafe-best-match"] if config.extra_indexes else []
 
 
 def _environment(wheels: WheelSet, config: PipConfig, network: Network, local: tuple[str, ...]) -> dict[str, str]:

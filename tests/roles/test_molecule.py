@@ -14,9 +14,11 @@ from tests.demo import TREE
 # These stand beside another scenario, or the installation end to end, that takes the same steps.
 SLOW = {
     ("container_runtime", "trixie"),
+    ("nvidia_driver", "real"),
     ("nvidia_driver", "trixie"),
     ("os_baseline", "judged"),
     ("tests", "dry"),
+    ("tests", "gpu_shut"),
     ("vllm", "default"),
 }
 # A role's own, and labs that several roles share: tests/molecule/LAB imports the verification of each.

@@ -166,6 +166,40 @@ def test_real_nodes_are_ready_with_the_right_facts_and_nothing_about_them_change
     assert "cannot be reached over SSH" in dead["findings"][0]["what"]
 
 
+def test_a_node_with_a_lease_is_named_until_the_site_lets_it_renew(site: Site) -> None:
+    """systemd-networkd on both sides: node 1 gives leases, node 2 takes one beside its static address."""
+    server, client = site.lab.nodes[0], site.lab.nodes[1]
+    drop = "/etc/systemd/network/10-host0.network.d"
+    serve = "[Network]\nDHCPServer=yes\n[DHCPServer]\nPoolOffset=100\nPoolSize=20\nEmitDNS=no\nEmitRouter=no\nDefaultLeaseTimeSec=3600\n"
+    ask = "[Network]\nDHCP=ipv4\n[DHCPv4]\nUseDNS=no\nUseRoutes=no\n"
+    for number, text in ((1, serve), (2, ask)):
+        site.on(number, f"mkdir -p {drop} && printf %s {shlex.quote(text)} > {drop}/lease.conf && networkctl reload")
+    try:
+        # The deadline is the client's own way of asking again; the condition is that the kernel has the address.
+        leased = site.on(
+            2,
+            "timeout 120 sh -c 'until ip -4 -o address show dev host0 dynamic | grep -o \"inet [0-9.]*\"; do sleep 0.2; done'",
+        )
+        address = leased.split()[1]
+        inventory = site.inventory("leased", {"leased": client.address})
+        code, reports = site.preflight(inventory)
+        found = [x for x in reports["leased"]["findings"] if x["check"] == "leases"]
+        assert code != 0 and [x["severity"] for x in found] == ["fail"], reports["leased"]["findings"]
+        assert f"host0 has {address} " in found[0]["what"] and f"DHCP from {server.address}" in found[0]["what"]
+        assert f"destinations: [{server.address}, 255.255.255.255], ports: [67], protocol: udp" in found[0]["remedy"]
+
+        file = inventory / "group_vars/all/site.yml"
+        document = yaml.safe_load(file.read_text())
+        flow = {"name": "dhcp", "destinations": [server.address, "255.255.255.255"], "ports": [67], "protocol": "udp"}
+        document["appliance_site"]["egress"] = [flow]
+        file.write_text(yaml.safe_dump(document))
+        _, reports = site.preflight(inventory)
+        assert not [x for x in reports["leased"]["findings"] if (x["check"], x["severity"]) == ("leases", "fail")]
+    finally:
+        for number in (1, 2):
+            site.on(number, f"rm -r {drop} && networkctl reload")
+
+
 def test_faults_of_nodes_are_named_with_their_remedy(site: Site) -> None:
     one, two = site.lab.nodes
     site.on(1, "systemd-run --unit=squatter python3 -m http.server 8443")
@@ -198,37 +232,3 @@ def test_a_user_who_cannot_become_root_is_named(site: Site) -> None:
     inventory = site.inventory("powerless", {"powerless": site.lab.nodes[1].address}, users={"powerless": "deploy"})
     code, reports = site.preflight(inventory)
     assert code == 1 and "NOPASSWD" in reports["powerless"]["findings"][0]["remedy"]
-
-
-def test_a_node_with_a_lease_is_named_until_the_site_lets_it_renew(site: Site) -> None:
-    """systemd-networkd on both sides: node 1 gives leases, node 2 takes one beside its static address."""
-    server, client = site.lab.nodes[0], site.lab.nodes[1]
-    drop = "/etc/systemd/network/10-host0.network.d"
-    serve = "[Network]\nDHCPServer=yes\n[DHCPServer]\nPoolOffset=100\nPoolSize=20\nEmitDNS=no\nEmitRouter=no\nDefaultLeaseTimeSec=3600\n"
-    ask = "[Network]\nDHCP=ipv4\n[DHCPv4]\nUseDNS=no\nUseRoutes=no\n"
-    for number, text in ((1, serve), (2, ask)):
-        site.on(number, f"mkdir -p {drop} && printf %s {shlex.quote(text)} > {drop}/lease.conf && networkctl reload")
-    try:
-        # The deadline is the client's own way of asking again; the condition is that the kernel has the address.
-        leased = site.on(
-            2,
-            "timeout 120 sh -c 'until ip -4 -o address show dev host0 dynamic | grep -o \"inet [0-9.]*\"; do sleep 0.2; done'",
-        )
-        address = leased.split()[1]
-        inventory = site.inventory("leased", {"leased": client.address})
-        code, reports = site.preflight(inventory)
-        found = [x for x in reports["leased"]["findings"] if x["check"] == "leases"]
-        assert code != 0 and [x["severity"] for x in found] == ["fail"]
-        assert f"host0 has {address} " in found[0]["what"] and f"DHCP from {server.address}" in found[0]["what"]
-        assert f"destinations: [{server.address}, 255.255.255.255], ports: [67], protocol: udp" in found[0]["remedy"]
-
-        file = inventory / "group_vars/all/site.yml"
-        document = yaml.safe_load(file.read_text())
-        flow = {"name": "dhcp", "destinations": [server.address, "255.255.255.255"], "ports": [67], "protocol": "udp"}
-        document["appliance_site"]["egress"] = [flow]
-        file.write_text(yaml.safe_dump(document))
-        _, reports = site.preflight(inventory)
-        assert not [x for x in reports["leased"]["findings"] if (x["check"], x["severity"]) == ("leases", "fail")]
-    finally:
-        for number in (1, 2):
-            site.on(number, f"rm -r {drop} && networkctl reload")

@@ -21,9 +21,17 @@ QUOTED = "bob:t0k%3Aen%40of%2Fthe%25test"
 SECRETS = ("t0k:en", "t0k%3Aen", netsite.basic(LOGIN).removeprefix("Basic "))
 
 
-def offer(folder: Path, name: str, version: str, *, metadata: bool = True, base: str = "../../files") -> None:
+def offer(
+    folder: Path,
+    name: str,
+    version: str,
+    tag: str = "py3-none-any",
+    *,
+    metadata: bool = True,
+    base: str = "../../files",
+) -> None:
     """A wheel below ``files/`` and its page below ``simple/``; with PEP 658 metadata beside it."""
-    file = wheel(folder / "files", name, version)
+    file = wheel(folder / "files", name, version, tag=tag)
     if metadata:
         text = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: Apache-2.0\n"
         file.with_name(file.name + ".metadata").write_text(text)
@@ -93,18 +101,19 @@ def test_neither_a_strategy_nor_a_configuration_of_uv_changes_the_order_of_index
         assert versions(wheels.resolve(work(tmp_path, {}, "plain", indexes=both_of_them))) == {"plain": "1.0"}
 
 
-def test_an_extra_index_of_pip_is_asked_and_comes_before_its_index(tmp_path: Path) -> None:
-    offer(tmp_path / "extra", "corp", "1.0")
+def test_indexes_of_pip_are_one_pool_as_with_pip(tmp_path: Path) -> None:
+    """The highest version that fits is taken; a wheel of it for another Python alone hides no other."""
+    offer(tmp_path / "extra", "corp", "2.0")
+    offer(tmp_path / "index", "corp", "1.0")
     offer(tmp_path / "extra", "shared", "1.0")
-    offer(tmp_path / "index", "corp", "99.0")
     offer(tmp_path / "index", "shared", "2.0")
+    offer(tmp_path / "extra", "compiled", "3.0", "cp39-cp39-manylinux2014_x86_64")
+    offer(tmp_path / "index", "compiled", "3.0", "cp311-cp311-manylinux2014_x86_64")
     with netsite.files(tmp_path / "extra") as extra, netsite.files(tmp_path / "index") as index:
         environ = {"PIP_EXTRA_INDEX_URL": f"{extra.address}/simple", "PIP_INDEX_URL": f"{index.address}/simple"}
-        # A version that the extra index does not have comes from the index, as with pip.
-        assert versions(wheels.resolve(work(tmp_path, environ, "corp", "shared>=2"))) == {
-            "corp": "1.0",
-            "shared": "2.0",
-        }
+        found = wheels.resolve(work(tmp_path, environ, "corp", "shared", "compiled"))
+    assert versions(found) == {"corp": "2.0", "shared": "2.0", "compiled": "3.0"}
+    assert next(a.path for a in found if a.name == "compiled").endswith("-cp311-cp311-manylinux2014_x86_64.whl")
 
 
 def test_extra_indexes_of_pip_are_not_asked_where_the_definition_names_its_own(tmp_path: Path) -> None:

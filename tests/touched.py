@@ -52,13 +52,15 @@ class Tree:
         if any(_below(p, EVERYTHING) for p in paths):
             return True
         if role := re.search(r"\[([a-z_]+)-", nodeid) if module.startswith("tests/roles/") else None:
+            roles = "roles/" if role[1] == "tests" else f"roles/{role[1]}/"  # a lab of tests/molecule brings several
             wanted = (
-                f"roles/{role[1]}/",
+                roles,
                 "engine/",
                 "playbooks/",
                 "tests/molecule/",
                 "tests/roles/",
                 "tests/rolecontent.py",
+                "tests/moleculelab.py",
             )
             return any(_below(p, wanted) for p in paths)
         uses = self.uses(module)

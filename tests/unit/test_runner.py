@@ -62,17 +62,18 @@ def tree(tmp_path: Path) -> Path:
 NFT, DOCS, PROGRAM, INSTALL = (
     f"tests/{m}.py::t" for m in ("unit/test_nft", "unit/test_docs", "unit/test_program", "e2e/test_install")
 )
-FIREWALL, NGINX = (f"{seconds.SCENARIOS}::t[{r}-default]" for r in ("firewall", "nginx"))
+FIREWALL, NGINX, LAB = (f"{seconds.SCENARIOS}::t[{r}]" for r in ("firewall-default", "nginx-default", "tests-site"))
+EVERY = (NFT, DOCS, PROGRAM, INSTALL, FIREWALL, NGINX, LAB)
 
 
 @pytest.mark.parametrize(
     ("path", "touched_tests"),
     [
-        ("run", {NFT, DOCS, PROGRAM, INSTALL, FIREWALL, NGINX}),
-        ("engine/nft.py", {NFT, PROGRAM, INSTALL, FIREWALL, NGINX}),
-        ("engine/other.py", {PROGRAM, INSTALL, FIREWALL, NGINX}),
+        ("run", {NFT, DOCS, PROGRAM, INSTALL, FIREWALL, NGINX, LAB}),
+        ("engine/nft.py", {NFT, PROGRAM, INSTALL, FIREWALL, NGINX, LAB}),
+        ("engine/other.py", {PROGRAM, INSTALL, FIREWALL, NGINX, LAB}),
         ("installer/cli.py", {PROGRAM, INSTALL}),
-        ("roles/firewall/tasks/main.yml", {INSTALL, FIREWALL}),
+        ("roles/firewall/tasks/main.yml", {INSTALL, FIREWALL, LAB}),
         ("docs/a.md", {DOCS}),
         ("tests/helper.py", {NFT}),
         ("tests/unit/test_docs.py", {DOCS}),
@@ -81,7 +82,7 @@ FIREWALL, NGINX = (f"{seconds.SCENARIOS}::t[{r}-default]" for r in ("firewall", 
 )
 def test_a_change_selects_what_it_touches(tree: Path, path: str, touched_tests: set[str]) -> None:
     found = touched.Tree(tree)
-    assert {t for t in (NFT, DOCS, PROGRAM, INSTALL, FIREWALL, NGINX) if found.touches([path], t)} == touched_tests
+    assert {t for t in EVERY if found.touches([path], t)} == touched_tests
 
 
 def test_what_is_committed_changed_and_new_since_a_commit_counts(tree: Path) -> None:

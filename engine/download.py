@@ -273,7 +273,9 @@ def _next(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[s
         elsewhere, usable, target = True, False, ""
     if not usable:
         raise UpstreamError(
-            "the source redirects to what is no web address", where=public(url), remedy="Correct the address."
+            "the source redirects to something that is not a web address",
+            where=public(url),
+            remedy="Correct the address.",
         )
     return target, {k: v for k, v in headers.items() if not (elsewhere and k.lower() in NOT_ALONG_REDIRECTS)}
 

@@ -1,7 +1,7 @@
 """One way to give content a second name: a link where the file system has them, else shared blocks, else a copy.
 
 Whoever lays content out (bundles, views, folders for another program) calls ``place`` and nothing else, so that a target
-on another file system, or on one without links, is no case of its own.
+on another file system, or on one without links, needs no code of its own.
 """
 
 from __future__ import annotations

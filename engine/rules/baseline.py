@@ -28,12 +28,12 @@ def baseline(given: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault
     """
     for i, control in enumerate(given.get("enable") or []):
         if control not in known:
-            what = f"names {control}, which is no control"
+            what = f"names {control}, which is not a control"
             yield Fault(Rule.BASELINE_CONTROL, ("enable", i), what, "docs/baseline.md lists the ids", "enable")
     yield from _admins(list(given.get("admins") or []), str(given.get("root_login", "")))
     for i, server in enumerate(given.get("time_servers") or []):
         if not ADDRESS.fullmatch(str(server)):
-            what = f"has {server!r}, which is no address or name"
+            what = f"has {server!r}, which is not an address or name"
             yield Fault(Rule.BASELINE_TIME_SERVER, ("time_servers", i), what, "write it like 192.0.2.5", "time_servers")
     for name in ("journal_max", "journal_keep_free"):
         if name in given and not SIZE.fullmatch(str(given[name])):
@@ -82,7 +82,7 @@ def _admins(admins: list[Mapping[str, Any]], root_login: str) -> Iterator[Fault]
             )
     if root_login == "no" and not any(a.get("sudo", "password") != "none" for a in admins):
         yield Fault(
-            Rule.BASELINE_ROOT, ("root_login",), "is no and nobody may act as root", "name an admin with sudo first"
+            Rule.BASELINE_ROOT, ("root_login",), "is no and no admin may act as root", "name an admin with sudo first"
         )
 
 
@@ -102,7 +102,7 @@ def _admin(key: Key, subject: str, admin: Mapping[str, Any]) -> Iterator[Fault]:
             remedy = "give a public key as ssh-keygen writes it, without options"
             yield Fault(Rule.BASELINE_KEY, (*key, "keys", i), f"has the key {shown}", remedy, subject)
     if admin.get("password") and not HASH.fullmatch(str(admin["password"])):
-        what = "has a password that is no strong crypt hash"
+        what = "has a password that is not a strong crypt hash"
         yield Fault(
             Rule.BASELINE_PASSWORD, (*key, "password"), what, "make one with `mkpasswd --method=yescrypt`", subject
         )

@@ -120,7 +120,7 @@ def proof(settings: Mapping[str, Any], egress: Iterable[Mapping[str, Any]]) -> I
     for i, target in enumerate(settings.get("targets") or []):
         key: Key = ("proof_targets", i)
         if not is_address(target):
-            what = f"has {target!r}, which is no address"
+            what = f"has {target!r}, which is not an address"
             yield Fault(Rule.FIREWALL_PROOF_TARGET, key, what, "write it like 192.0.2.1", "proof_targets")
             continue
         for entry in allowed:

@@ -34,7 +34,7 @@ def certificate_names(given: Iterable[object], key: Key = ("names",)) -> Iterato
             yield Fault(
                 Rule.PKI_NAME,
                 (*key, i),
-                f"has {name!r}, which is no DNS name and no address",
+                f"has {name!r}, which is neither a DNS name nor an address",
                 "correct it",
                 ".".join(map(str, key)),
             )

@@ -24,7 +24,7 @@ def networks(key: Key, subject: str, given: Iterable[Any], *, anywhere: bool = T
             remedy = "write it like 10.1.2.0/24 or 2001:db8::/32"
             if (whole := _without_host_bits(text)) is not None:
                 remedy = f"write it like {whole} (the network) or {text.partition('/')[0]} (the address)"
-            what = f"has {text!r}, which is no network ({error})"
+            what = f"has {text!r}, which is not a network ({error})"
             yield Fault(Rule.FIREWALL_NETWORK, (*key, i), what, remedy, subject)
             continue
         if network.prefixlen == 0 and not anywhere:

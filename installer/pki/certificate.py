@@ -209,7 +209,7 @@ def general_name(name: str) -> x509.GeneralName:
         InputError: it is neither.
     """
     if not is_certificate_name(name):
-        raise InputError(f"{name!r} is no DNS name and no address", remedy="Correct it in the inventory.")
+        raise InputError(f"{name!r} is neither a DNS name nor an address", remedy="Correct it in the inventory.")
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -106,7 +106,7 @@ PROOF: dict[str, Any] = {
     [
         ({}, ""),
         ({"targets": []}, "is empty: name addresses"),
-        ({"targets": ["example.org"]}, "'example.org', which is no address"),
+        ({"targets": ["example.org"]}, "'example.org', which is not an address"),
         ({"targets": ["10.0.0.5"]}, "entry 'time' lets out: name another"),
         ({"interval_s": 5}, "interval_s is 5: use at least 60"),
         ({"segments": 1}, "segments is 1: use at least 2"),

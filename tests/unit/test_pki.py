@@ -210,7 +210,7 @@ def test_a_name_that_could_be_read_as_something_else_is_refused(authority: Autho
 
 @pytest.mark.parametrize("name", ["*.example", "a..b", "", "a b", "http://a", "192.0.2.0/24", "ä.example", "x" * 64])
 def test_what_is_no_host_is_refused_as_a_name(authority: Authority, name: str) -> None:
-    with pytest.raises(InputError, match="no DNS name"):
+    with pytest.raises(InputError, match="neither a DNS name nor an address"):
         sign(authority, request(), names=[name])
 
 

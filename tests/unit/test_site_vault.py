@@ -172,7 +172,7 @@ def test_a_fault_of_a_secret_does_not_show_it(tmp_path: Path, password: Path) ->
         tmp_path / "site", vault(password, "encrypt_string", "hunter2-in-the-open").strip().replace("\n", "\n        ")
     )
     with pytest.raises(
-        InputError, match=r"baseline\.admins\.0\.password: has a password that is no strong crypt hash"
+        InputError, match=r"baseline\.admins\.0\.password: has a password that is not a strong crypt hash"
     ) as refused:
         load(path)
     assert "hunter2" not in str(refused.value)

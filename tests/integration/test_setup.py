@@ -150,7 +150,9 @@ def index(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clean clone, with what is not committed yet."""
-    (tmp_path / "gitconfig").write_text("[safe]\n\tdirectory = *\n")  # the checkout may be another user's, and this is root
+    (tmp_path / "gitconfig").write_text(
+        "[safe]\n\tdirectory = *\n"
+    )  # the checkout may be another user's, and this is root
     env = {**os.environ, "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
     made = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", TREE, made], env=env, check=True)

@@ -14,7 +14,10 @@ RECORD = Path(__file__).with_name("seconds.json")
 SCENARIOS = "tests/roles/test_molecule.py"
 # These begin, so that a slip of the pen shows within minutes; all other parts follow, the longest first.
 QUICK = ("tests/unit/", "tests/fuzz/")
-UNKNOWN_S = 60.0  # of a part that no run has recorded
+ON_NODES = ("tests/e2e/", "tests/roles/")
+# Of a part that no run has recorded: what boots nodes takes minutes.
+UNKNOWN_S = 60.0
+UNKNOWN_ON_NODES_S = 300.0
 SHOWN_S = 5.0  # parts that take less, and took less, are one line
 
 
@@ -34,7 +37,8 @@ def turn(nodeid: str, before: Mapping[str, float]) -> tuple[int, float, str]:
     part = part_of(nodeid)
     if part.startswith(QUICK):
         return 0, 0.0, part
-    return 1, -before.get(part, UNKNOWN_S), part
+    unknown = UNKNOWN_ON_NODES_S if part.startswith(ON_NODES) else UNKNOWN_S
+    return 1, -before.get(part, unknown), part
 
 
 def by_part(tests: Mapping[str, float]) -> dict[str, float]:

@@ -109,7 +109,7 @@ def test_a_redirect_takes_no_login_to_another_host_and_uses_that_hosts_own(tmp_p
 
 def test_a_redirect_to_a_local_file_or_in_a_circle_is_refused(tmp_path: Path, folder: Path) -> None:
     with netsite.files(folder, redirects={"/here/": "/here/", "/etc/": "file:///etc/"}) as site:
-        for path, reason in (("here/a", "redirects more than"), ("etc/a", "no web address")):
+        for path, reason in (("here/a", "redirects more than"), ("etc/a", "not a web address")):
             with pytest.raises(UpstreamError, match=reason):
                 files.resolve(work(tmp_path, {}, **a_file(f"{site.address}/{path}")))
 

@@ -129,7 +129,8 @@ def test_a_node_that_gets_slow_is_gone_around_by_the_one_behind_it_alone(site: R
     said = good(site, "n1", "n3", "n4")
     site.links.shape("n2", RATE)
     slow, innocent = site.links.address("n2"), site.links.address("n3")
-    assert f"{slow} became too slow" in said["n3"]["left"]
+    # With its queue full it may not answer a question in time, either: which of the two is seen first hangs on the machine.
+    assert set(said["n3"]["left"]) & {f"{slow} became too slow", f"{slow} does not answer"}, story(said)
     assert not [w for w in said["n4"]["left"] if w.startswith(innocent)]
     good(site, "n2")
 

@@ -404,7 +404,7 @@ def test_variables_of_the_role_are_judged() -> None:
     assert said() == [] and said(admins=[alice], root_login="no") == []
     assert "name an admin with sudo" in said(root_login="no")[0]
     assert "name an admin with sudo" in said(root_login="no", admins=[{**alice, "sudo": "none"}])[0]
-    assert "no control" in said(enable=["ssh-rot"])[0]
+    assert "ssh-rot, which is not a control" in said(enable=["ssh-rot"])[0]
     assert "not root" in said(admins=[{**alice, "name": "root"}])[0]
     assert "public key" in said(admins=[{**alice, "keys": ['command="x" ssh-ed25519 AAAA']}])[0]
     assert "could not log in" in said(admins=[{**alice, "keys": []}])[0]

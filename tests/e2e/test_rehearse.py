@@ -111,6 +111,7 @@ def forgetful(demo: Demo, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_definition_that_leaves_something_out_gets_no_bundle_and_the_caller_is_named(
     demo: Demo, forgetful: Path, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ def test_hostile_bytes_are_refused_or_harmless(name: str) -> None:
         target.run(seed)
 
     @settings(
-        max_examples=EXAMPLES.get(name, 150), deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=EXAMPLES.get(name, 100), deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(mutated(seeds))
     def run(data: bytes) -> None:
@@ -73,13 +73,15 @@ def test_hostile_bytes_are_refused_or_harmless(name: str) -> None:
     run()
 
 
-SWEPT = 400  # inputs for a target: with a second for the slowest
+# Inputs for a target: of every run, with less than a second for the slowest, and of the slow one.
+SWEPT = [pytest.param(100, id="some"), pytest.param(1000, id="many", marks=pytest.mark.slow)]
 
 
+@pytest.mark.parametrize("swept", SWEPT)
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_field_can_be_anything_that_breaks_its_reader(name: str) -> None:
+def test_no_field_can_be_anything_that_breaks_its_reader(name: str, swept: int) -> None:
     """Chance finds a bad pair of field and value late; here every one has its turn, or every n-th of a big seed."""
     every = [data for seed in TARGETS[name].seeds() if (read := fields.read(seed)) for data in read.all()]
-    step = max(1, len(every) // SWEPT) | 1  # odd, so that no value is always passed over
+    step = max(1, len(every) // swept) | 1  # odd, so that no value is always passed over
     for data in every[::step]:
         TARGETS[name].run(data)

@@ -22,9 +22,18 @@ PIECE = 100_000
 LIMIT = 2000  # kills of one command
 
 
-def at_every_step(prepare: Callable[[], None], command: Callable[[], object], afterwards: Callable[[], None]) -> int:
-    """Kill at step 1, 2, 3 …, each time from a fresh start, and check what follows; the number of kills."""
-    for step in range(1, LIMIT):
+@pytest.fixture(params=[pytest.param(5, id="every-fifth"), pytest.param(1, id="every", marks=pytest.mark.slow)])
+def stride(request: pytest.FixtureRequest) -> int:
+    """Every run kills at each fifth step, a slow one at each."""
+    stride: int = request.param
+    return stride
+
+
+def at_steps(
+    stride: int, prepare: Callable[[], None], command: Callable[[], object], afterwards: Callable[[], None]
+) -> int:
+    """Kill at step 1, 1 + stride …, each time from a fresh start, and check what follows; the number of steps that there are."""
+    for step in range(1, LIMIT, stride):
         prepare()
         if not killed_at(step, command):
             return step - 1
@@ -56,7 +65,7 @@ def whole(depot: Depot, bundle: Bundle, release: str = "demo-1.0.0") -> None:
     assert not list((depot.blobs.root / "pieces").glob("*/*"))
 
 
-def test_import(tmp_path: Path, bundle: Bundle, pin: Path) -> None:
+def test_import(stride: int, tmp_path: Path, bundle: Bundle, pin: Path) -> None:
     """Invariant: the depot shows no release or a whole one; the next import completes it and leaves nothing behind."""
     depot = Depot(tmp_path / "depot")
 
@@ -66,7 +75,8 @@ def test_import(tmp_path: Path, bundle: Bundle, pin: Path) -> None:
         depot.import_bundle(bundle.path, root_json=pin)
         whole(depot, bundle)
 
-    kills = at_every_step(
+    kills = at_steps(
+        stride,
         lambda: shutil.rmtree(depot.root, ignore_errors=True),
         lambda: depot.import_bundle(bundle.path, root_json=pin),
         afterwards,
@@ -74,7 +84,7 @@ def test_import(tmp_path: Path, bundle: Bundle, pin: Path) -> None:
     assert kills >= 60
 
 
-def test_import_of_the_next_release(tmp_path: Path, bundle: Bundle, keys: MemoryKeys, pin: Path) -> None:
+def test_import_of_the_next_release(stride: int, tmp_path: Path, bundle: Bundle, keys: MemoryKeys, pin: Path) -> None:
     """Invariant: the release that was there stays whole whatever happens to the next."""
     following = make(tmp_path / "next", {**FILES, "files/a": b"A"}, keys=keys, version="1.1.0", chunk_size=PIECE)
     before, depot = tmp_path / "before", Depot(tmp_path / "depot")
@@ -90,10 +100,10 @@ def test_import_of_the_next_release(tmp_path: Path, bundle: Bundle, keys: Memory
         assert depot.releases() == ["demo-1.0.0", "demo-1.1.0"]
         assert all(verify(depot.view(r), bundle.root).good for r in depot.releases())
 
-    assert at_every_step(prepare, lambda: depot.import_bundle(following.path), afterwards) >= 40
+    assert at_steps(stride, prepare, lambda: depot.import_bundle(following.path), afterwards) >= 40
 
 
-def test_taking_in_volumes(tmp_path: Path, bundle: Bundle, pin: Path) -> None:
+def test_taking_in_volumes(stride: int, tmp_path: Path, bundle: Bundle, pin: Path) -> None:
     trusted = open_bundle(bundle.path, bundle.root)
     split = volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 130_000, out=tmp_path / "volumes")
     for number in range(1, len(split.media) + 1):
@@ -108,11 +118,11 @@ def test_taking_in_volumes(tmp_path: Path, bundle: Bundle, pin: Path) -> None:
         all_of_them()
         whole(depot, bundle)
 
-    kills = at_every_step(lambda: shutil.rmtree(depot.root, ignore_errors=True), all_of_them, afterwards)
+    kills = at_steps(stride, lambda: shutil.rmtree(depot.root, ignore_errors=True), all_of_them, afterwards)
     assert kills >= 100
 
 
-def test_writing_a_delta_and_a_volume(tmp_path: Path, bundle: Bundle) -> None:
+def test_writing_a_delta_and_a_volume(stride: int, tmp_path: Path, bundle: Bundle) -> None:
     """Invariant: a directory with its final name is whole."""
     trusted = open_bundle(bundle.path, bundle.root)
     out = tmp_path / "delta"
@@ -136,10 +146,10 @@ def test_writing_a_delta_and_a_volume(tmp_path: Path, bundle: Bundle) -> None:
         shutil.rmtree(out, ignore_errors=True)
         volumes.write(bundle.path, split, 1, NOW)
 
-    assert at_every_step(prepare, both, afterwards) >= 20
+    assert at_steps(stride, prepare, both, afterwards) >= 20
 
 
-def test_collecting_garbage(tmp_path: Path, bundle: Bundle, keys: MemoryKeys, pin: Path) -> None:
+def test_collecting_garbage(stride: int, tmp_path: Path, bundle: Bundle, keys: MemoryKeys, pin: Path) -> None:
     """Invariant: what a release needs is never deleted."""
     following = make(tmp_path / "next", {**FILES, "files/a": b"A"}, keys=keys, version="1.1.0", chunk_size=PIECE)
     before, depot = tmp_path / "before", Depot(tmp_path / "depot")
@@ -160,4 +170,4 @@ def test_collecting_garbage(tmp_path: Path, bundle: Bundle, keys: MemoryKeys, pi
         collect()
         whole(depot, bundle, "demo-1.1.0")
 
-    assert at_every_step(prepare, collect, afterwards) >= 8
+    assert at_steps(stride, prepare, collect, afterwards) >= 8

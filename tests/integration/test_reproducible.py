@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from installer.cli.options import default_cache
@@ -24,6 +25,7 @@ def digests(bundle: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_another_builder_makes_the_same_bytes(demo: Demo, tmp_path: Path) -> None:
     """The whole demo bundle again: another host name, time zone, language, umask, home and directory.
 

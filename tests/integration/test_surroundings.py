@@ -27,7 +27,7 @@ SURROUNDINGS = {
 }
 FAULTS = ("internal error", "Traceback", "Exception ignored", "Exception in thread")
 # Every run tries each command in one of so many surroundings, and each surrounding with as many commands; `--slow` tries the others.
-SHARE, SHARE_OF_COSTLY = 5, 23
+SHARE, SHARE_OF_COSTLY = 11, 47
 DOCUMENTED = range(7)  # docs/cli.md
 
 

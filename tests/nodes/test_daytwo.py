@@ -162,6 +162,7 @@ def test_a_certificate_that_the_edge_cannot_take_is_taken_back(site: Site) -> No
     assert serials(site)[EDGE] != before[EDGE] and serials(site)[MODEL] == before[MODEL]
 
 
+@pytest.mark.slow
 def test_another_authority_cuts_no_stream_and_fails_no_request(site: Site) -> None:
     tenant = site.client("team-b")
     with load(site, tenant) as during:

@@ -24,6 +24,7 @@ VERBS = {
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),
     "generation": ("engine.generation.cli", "keep, compare and switch what releases wrote on this node"),
+    "why": ("engine.why", "say why a served model does not run"),
     "diagnose": ("engine.diagnose", "keep what this node knows about its own trouble"),
     "gate": ("engine.gate", "measure served models, and compare with an earlier measurement"),
     "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),

@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.preflight.gather import gather
 from engine.preflight.reading import text
 from engine.probe import ask_token
 from engine.process import run
+from engine.serving import services
 
 DEADLINE_S = 20.0
 TOKEN_S = 12.0  # a service that needs longer for one token is as good as away
@@ -37,6 +39,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     looks: dict[str, Callable[[], Any]] = {
         "release": release,
         "units": units,
+        "services": started,
         "tokens": lambda: tokens(question.get("services", {})),
         "certificates": certificates,
         "firewall": firewall,
@@ -64,10 +67,15 @@ def units() -> list[dict[str, Any]]:
     return [_unit(block) for block in done.stdout.split("\n\n") if block.strip()]
 
 
-def tokens(services: Mapping[str, str]) -> list[dict[str, Any]]:
+def started() -> list[dict[str, Any]]:
+    """Whether each service runs with what is written for it, and whether it can compile."""
+    return [asdict(s) for s in services()]
+
+
+def tokens(asked: Mapping[str, str]) -> list[dict[str, Any]]:
     """One generated token of every service, through its own socket."""
     found = []
-    for name, served in sorted(services.items()):
+    for name, served in sorted(asked.items()):
         socket = Path("/run/appliance-vllm") / name / "api.sock"
         try:
             told = ask_token(socket, served, TOKEN_S, chats=_chats(name))

@@ -17,6 +17,7 @@ from engine.errors import InputError
 from engine.generation import checks, tree, units
 from engine.generation.store import Generation, Store
 from engine.generation.units import Systemd
+from engine.serving import services
 
 CERTIFICATE = Path("/etc/appliance/pki/node.crt")
 
@@ -52,6 +53,8 @@ def _drift(store: Store, current: Generation, systemd: Systemd) -> list[str]:
         found.append(f"/{moved[0]} is not as it was kept" + (f", and {len(moved) - 1} more" if len(moved) > 1 else ""))
     if stopped := systemd.inactive(units.wanted(current.entries)):
         found.append(f"{stopped[0]} does not run")
+    if stale := [s.service for s in services(store.root) if s.as_written is False]:
+        found.append(f"{stale[0]} runs with another configuration than is written")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     found += checks.changes(store.root, current.release, current.checks, now)
     if not found and (told := _firewall()):

@@ -92,6 +92,12 @@ def _page(seen: Status) -> RenderableType:
     known = dict(seen.control)
     told = [line for line in records.lines(known) if "FAIL:" not in line and "WARN:" not in line]
     wrong += [Text(f"control: {f.severity.upper()}: {f.what}. {f.remedy}") for f in seen.findings]
+    told += [
+        f"{node.node}  {s['service']} compiles nothing: the node has no compiler"
+        for node in seen.nodes
+        for s in (node.facts or {}).get("services") or []
+        if not s["compiles"]
+    ]
     return Group(table, Text("\n" + "\n".join([*told, f"control  newest report: {seen.proof}"])), *wrong)
 
 

@@ -145,6 +145,16 @@ def _judge(
     ]
     found += [
         Finding(
+            "services",
+            "fail",
+            f"{s['service']} runs with another configuration than is written",
+            "Run `appliance install`.",
+        )
+        for s in facts.get("services") or []
+        if s["as_written"] is False
+    ]
+    found += [
+        Finding(
             "tokens",
             "fail",
             f"{t['service']} gives no token: {t['error']}",

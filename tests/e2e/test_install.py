@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,12 @@ def files_of(lab: Lab) -> str:
         "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
         " -not -path '/var/lib/appliance/egress*' -not -path '/var/lib/appliance/metrics*' -printf '%p %s %m %U %T@\\n' | sort",
     )
+
+
+def status_argv(demo: Demo) -> list[str | Path]:
+    state = demo.work / "control"
+    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", state / n)]
+    return ["status", *places, "--site-keys", state / "site"]
 
 
 def start_times(lab: Lab) -> str:
@@ -135,13 +142,12 @@ def test_the_report_of_the_run_is_evidence(demo: Demo, lab: Lab, tmp_path: Path)
 
 
 def test_status_finds_nothing_wrong_and_gets_a_token(demo: Demo, lab: Lab) -> None:
-    state = demo.work / "control"
-    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", state / n)]
-    told = demo.appliance("status", "-i", "inventories/demo", *places, "--site-keys", state / "site", json_output=True)
+    told = demo.appliance(*status_argv(demo), "-i", "inventories/demo", json_output=True)
     node = told["nodes"][0]
     assert told["good"] and told["control"]["proof"] == "signed by this site", told
     assert node["tokens"][0]["error"] == "" and node["tokens"][0]["seconds"] > 0
     assert {u["name"] for u in node["units"] if u["active"] == "active"} >= set(UNITS.split())
+    assert node["services"] == [{"service": "tiny", "as_written": True, "compiles": False}]
 
 
 def test_no_secret_of_the_control_host_is_in_a_log_or_on_the_node(demo: Demo, lab: Lab) -> None:
@@ -179,6 +185,57 @@ def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab
     assert sum(1 for c in chunks if c.choices) > 1
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 1
+
+
+# Each asks for something that vLLM does not do for a plain chat: the engine must be the same process after it, and answer.
+ASKED: dict[str, dict[str, Any]] = {
+    "log probabilities": {"logprobs": True, "top_logprobs": 5},
+    "likeliest of few": {"temperature": 1, "top_k": 5, "top_p": 0.9, "min_p": 0.05},
+    "penalties": {"presence_penalty": 1, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
+    "several answers": {"n": 3, "temperature": 1},
+    "a seed": {"seed": 7, "temperature": 1},
+    "a bias": {"logit_bias": {"5": 20}},
+    "words that end it": {"stop": ["a", "e"]},
+    "a JSON schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}}},
+    "any JSON": {"response_format": {"type": "json_object"}},
+    "a regular expression": {"structured_outputs": {"regex": "yes|no"}},
+    "a choice": {"structured_outputs": {"choice": ["yes", "no"]}},
+    "log probabilities of the prompt": {"prompt_logprobs": 1},
+    "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"},
+    "a tool by name": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    "a long prompt": {"messages": [{"role": "user", "content": "word " * 180}]},
+    "a prompt that is too long": {"messages": [{"role": "user", "content": "word " * 4000}]},
+}  # fmt: skip
+REFUSED = {"a prompt that is too long"}
+
+
+def test_no_kind_of_request_ends_the_engine(demo: Demo, lab: Lab) -> None:
+    """The node has no compiler, and some of these are compiled for when they first come."""
+    before, found = start_times(lab), {}
+    for name, more in ASKED.items():
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, **more}
+        found[name] = post(demo, lab, body)[0]
+        assert post(demo, lab, {**body, "messages": [{"role": "user", "content": "hello"}]} if name in REFUSED else PLAIN)[0] == 200, (name, found)  # fmt: skip
+    assert found == {name: 400 if name in REFUSED else 200 for name in ASKED}
+    stream = client(demo, lab).chat.completions.create(**PLAIN | {"max_tokens": 400}, stream=True)
+    next(iter(stream))
+    stream.close()  # a client that leaves
+    assert post(demo, lab, PLAIN)[0] == 200
+    assert start_times(lab) == before
+
+
+PLAIN: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+def post(demo: Demo, lab: Lab, body: dict[str, Any]) -> tuple[int, Any]:
+    """Status and document of one chat request, as the client's library sends it."""
+    said = client(demo, lab)._client.post("chat/completions", json=body)
+    return said.status_code, said.json()
+
+
+def lengths(demo: Demo, lab: Lab) -> list[int]:
+    """The context length of each model, as the service itself says."""
+    return [m.model_dump()["max_model_len"] for m in client(demo, lab).models.list()]
 
 
 def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None:
@@ -249,6 +306,42 @@ def test_what_drifts_is_all_that_a_dry_run_predicts_and_an_install_repairs(demo:
         assert changes and all("nginx" in c for c in changes), changes
     assert "by hand" not in on_node(lab, "cat /etc/appliance/nginx/nginx.conf")
     assert ask(demo, lab)
+
+
+def test_a_changed_argument_is_what_the_service_runs_with(demo: Demo, lab: Lab) -> None:
+    site = demo.work / "changed"
+    shutil.copytree(TREE / "inventories/demo", site)
+    variables = site / "group_vars/all/site.yml"
+    variables.write_text(variables.read_text().replace("max-model-len: 1024", "max-model-len: 512"))
+    made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
+    assert made["good"], made["failures"]
+    assert lengths(demo, lab) == [512]
+    units = start_times(lab)
+    assert demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)["idle"] == ["node-1"]
+    # A service that missed its restart is told, and the next install gives it one.
+    on_node(lab, "sed -i 's/max-model-len: 512/max-model-len: 256/' /etc/appliance/vllm/tiny.yaml")
+    told = demo.appliance(*status_argv(demo), "-i", site, ok=(5,), json_output=True)
+    assert "tiny runs with another configuration" in told["nodes"][0]["findings"][0]["what"]
+    on_node(lab, "systemctl restart appliance-vllm@tiny")
+    assert lengths(demo, lab) == [256]
+    demo.appliance(*install_argv(demo, site), demo.bundle)
+    assert lengths(demo, lab) == [512]
+    assert start_times(lab) != units
+
+
+def test_a_service_that_cannot_start_says_why_and_the_next_install_needs_no_help(demo: Demo, lab: Lab) -> None:
+    site = demo.work / "changed"
+    variables = site / "group_vars/all/site.yml"
+    good = variables.read_text()
+    variables.write_text(good.replace("max-model-len: 512", "max-model-len: 16384"))
+    told = demo.appliance(*install_argv(demo, site), demo.bundle, ok=(5,), json_output=True)["failures"]
+    assert [f["node"] for f in told] == ["node-1"]
+    assert "max_model_len (16384) is greater than the derived max_model_len" in told[0]["reason"]
+    assert "Lower max-model-len" in told[0]["reason"]
+    variables.write_text(good)
+    made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
+    assert made["good"], made["failures"]
+    assert lengths(demo, lab) == [512]
 
 
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:

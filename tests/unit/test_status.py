@@ -154,6 +154,7 @@ def facts(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "troubles": {}, "seconds": 0.1,
         "release": {"current": "demo-1.0.0", "generation": ""},
         "units": [{**unit, "name": n} for n in names],
+        "services": [{"service": "tiny", "as_written": True, "compiles": False}],
         "tokens": [{"service": "tiny", "seconds": 0.2, "error": ""}],
         "certificates": {
             "node.crt": certificate.decode(), "ca.crt": authority.certificate_path.read_text(), "crl.pem": authority.crl_path.read_text(),
@@ -179,6 +180,7 @@ def test_a_node_that_is_well_has_no_findings(tmp_path: Path) -> None:
     ("changes", "check", "severity", "words"),
     [
         ({"units": []}, "units", "fail", "appliance-firewall.service is not there"),
+        ({"services": [{"service": "tiny", "as_written": False, "compiles": True}]}, "services", "fail", "tiny runs with another configuration"),
         ({"tokens": [{"service": "tiny", "seconds": 0, "error": "the model answers 500"}]}, "tokens", "fail", "no token"),
         ({"firewall": {"loaded": "closed", "pending": False, "unguarded": [], "refused": {}, "last": {}}}, "firewall", "fail", "closed"),
         ({"firewall": {"loaded": "active", "pending": False, "unguarded": ["eth9"], "refused": {}, "last": {}}}, "firewall", "warn", "eth9"),

@@ -344,6 +344,47 @@ def test_a_service_that_cannot_start_says_why_and_the_next_install_needs_no_help
     assert lengths(demo, lab) == [512]
 
 
+def following(demo: Demo) -> Path:
+    """The demo's next release: the same content under another version."""
+    where = demo.work / "next"
+    (where / "bundles").mkdir(parents=True)
+    (where / "build").symlink_to(TREE / "build")
+    shutil.copy2(TREE / "bundles/demo.pins.txt", where / "bundles")
+    definition = where / "bundles/demo.yml"
+    definition.write_text((TREE / "bundles/demo.yml").read_text().replace("version: 1.0.0", "version: 1.1.0"))
+    demo.appliance("lock", definition)
+    demo.appliance("build", "bundle", definition, "--out", where)
+    return where / "demo-1.1.0"
+
+
+def running(lab: Lab) -> str:
+    return on_node(lab, "basename $(readlink /opt/appliance/current)").strip()
+
+
+def test_an_upgrade_is_planned_and_done_and_a_node_returns_and_goes_again(demo: Demo, lab: Lab) -> None:
+    """The dry run and the plan see a release that the node has not; back and forth, apt always has the lists of the release."""
+    upgrade, site, control = following(demo), demo.work / "changed", demo.work / "control"
+    install = [*install_argv(demo, site), "--full"]
+    seen = demo.appliance(*install, "--check", upgrade, json_output=True)
+    assert seen["good"], seen["failures"]
+    demo.appliance("import", "--depot", control / "depot", upgrade)
+    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", control / n)]
+    places += ["--site-keys", control / "site"]
+    plan = demo.appliance("plan", "-i", site, *places, "--release", "demo-1.1.0", json_output=True)
+    made = demo.appliance(
+        *install_argv(demo, site), "--plan", plan["digest"], "--release", "demo-1.1.0", json_output=True
+    )
+    assert made["good"], made["failures"]
+    assert running(lab) == "demo-1.1.0" and ask(demo, lab)
+    back = [w for n in ("ca", "runs") for w in (f"--{n}", control / n)]
+    demo.appliance("rollback", "-i", site, *back, "--site-keys", control / "site")
+    assert running(lab) == "demo-1.0.0" and ask(demo, lab)
+    for release, words in (("demo-1.0.0", ["--allow-downgrade", "the upgrade was taken back"]), ("demo-1.1.0", [])):
+        made = demo.appliance(*install, *words, "--release", release, json_output=True)
+        assert made["good"], made["failures"]
+        assert running(lab) == release and ask(demo, lab)
+
+
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:
     subprocess.run([*lab.ssh(lab.nodes[0].address), "systemctl reboot"], check=False, timeout=300, capture_output=True)
     assert ask_again(demo, lab)

@@ -62,11 +62,17 @@ class EvidenceLog:
 
     # -- the key ------------------------------------------------------------------------------
     def ensure_key(self) -> bool:
-        """Make the node's signing key (0600) unless there is one; returns whether it was made."""
+        """Make the node's signing key (0600) unless there is one; returns whether it was made.
+
+        The first proof and the role may ask at the same time: both must end with the same key.
+        """
         if self._key.exists():
             return False
-        key = Ed25519PrivateKey.generate()
-        durable.write(self._key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+        with self._lock():
+            if self._key.exists():
+                return False
+            key = Ed25519PrivateKey.generate()
+            durable.write(self._key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
         return True
 
     def has_key(self) -> bool:

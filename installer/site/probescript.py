@@ -81,6 +81,7 @@ def errand_modules() -> dict[str, Path]:
         "printable",
         "probe",
         "refusals",
+        "serving",
         "strictjson",
     )
     mine = [*(base / f"{n}.py" for n in names), *sorted((base / "daytwo").glob("*.py"))]

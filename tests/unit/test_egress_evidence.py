@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import egress_cli
+from engine import egress_cli, egress_log
 from engine.egress_chain import Head, Memory, Record, Verdict, digest, head_of, line_of, parse, verify
 from engine.egress_log import Bounds, EvidenceLog
 from engine.errors import ApplianceError, Exit, ResourceError
@@ -39,6 +43,33 @@ def log_of(tmp_path: Path, bounds: Bounds | None = None, clock: Clock | None = N
     made = EvidenceLog(tmp_path / "egress", bounds or Bounds(seal_every=4), node="gpu-1", clock=clock or Clock())
     made.ensure_key()
     return made
+
+
+def test_two_that_ask_for_a_key_at_once_end_with_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role and the first proof do: the control host pins what the role was told."""
+    both = threading.Barrier(2)
+
+    def generate() -> Ed25519PrivateKey:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # whoever is here has found no key
+        return make()
+
+    make = Ed25519PrivateKey.generate
+    monkeypatch.setattr(egress_log, "Ed25519PrivateKey", SimpleNamespace(generate=generate))
+    told: list[tuple[bool, bytes]] = []
+
+    def ask() -> None:
+        log = EvidenceLog(tmp_path / "egress", Bounds(), node="gpu-1")
+        made = log.ensure_key()
+        told.append((made, (tmp_path / "egress/key.pem").read_bytes()))
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert sorted(made for made, _ in told) == [False, True]
+    assert len({key for _, key in told}) == 1
 
 
 def filled(tmp_path: Path, count: int = 10, bounds: Bounds | None = None) -> EvidenceLog:

@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -261,6 +262,18 @@ def test_what_is_sent_runs_on_a_bare_python_and_refusals_come_back() -> None:
     word, verb, body = done.stdout.split(b" ", 2)
     assert (word, verb) == (b"w", b"answer") and "cannot be owned" in json.loads(body)["error"]["what"]
     assert {"engine/daytwo/remove.py", "engine/firewall.py", "engine/daytwo/redact.py"} <= errand_modules().keys()
+
+
+def test_what_is_sent_lacks_no_module_that_it_imports(tmp_path: Path) -> None:
+    archive = tmp_path / "sent.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for name, path in errand_modules().items():
+            out.write(path, name)
+    names = [n.removesuffix(".py").replace("/", ".") for n in errand_modules() if n.startswith("engine/daytwo/")]
+    code = (
+        f"import sys, importlib; sys.path.insert(0, {str(archive)!r}); [importlib.import_module(n) for n in {names!r}]"
+    )
+    subprocess.run(["/usr/bin/python3", "-I", "-S", "-B", "-c", code], check=True, timeout=60)
 
 
 def test_one_node_that_cannot_be_asked_does_not_hide_the_others() -> None:

@@ -229,7 +229,8 @@ PLAIN: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content
 
 def post(demo: Demo, lab: Lab, body: dict[str, Any]) -> tuple[int, Any]:
     """Status and document of one chat request, as the client's library sends it."""
-    said = client(demo, lab)._client.post("chat/completions", json=body)
+    asking = client(demo, lab)
+    said = asking._client.post(f"{asking.base_url}chat/completions", json=body)
     return said.status_code, said.json()
 
 

@@ -274,6 +274,11 @@ def _print(screen: Screen, outcome: Outcome) -> None:
     elif outcome.failures:
         lines.append(f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done.")
     elif outcome.check:
+        lines += [
+            f"{name}: nothing is installed yet, so this dry run shows its first steps alone; all of the release would be new"
+            for name, node in outcome.nodes.items()
+            if node.get("nothing_yet")
+        ]
         lines.append(f"{outcome.release}: a dry run; nothing was changed")
     elif not outcome.changed:
         lines.append(f"{outcome.release}: nothing changed")

@@ -34,6 +34,7 @@ class NodeState:
     changed: int = 0
     changes: list[str] = field(default_factory=list)
     failure: Failure | None = None
+    nothing_yet: bool = False  # a dry run found no engine, and ended where it would be needed
     # In a dry run with differences: the text before and after of every file that would change, by path; and what a fetch would bring.
     diffs: dict[str, tuple[str, str]] = field(default_factory=dict)
     fetch_bytes: int = 0
@@ -86,6 +87,8 @@ class Tracker:
     @staticmethod
     def _note(state: NodeState, result: dict[str, Any]) -> None:
         """What a plan needs of a result: how files would change, and how much would travel."""
+        if _table(result.get("ansible_facts")).get("appliance_nothing_yet") is True:
+            state.nothing_yet = True
         found = result.get("diff")
         for diff in found if isinstance(found, list) else [found]:
             path, told = _path(result), _table(diff)

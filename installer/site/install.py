@@ -276,7 +276,10 @@ def _nodes(
                 outcome.rollout = roll(inventory, hosts, now, outcome.release, means)
     finally:
         outcome.failures = tracker.failures
-        outcome.nodes |= {n: {"ok": s.ok, "changed": s.changed, "changes": s.changes} for n, s in tracker.nodes.items()}
+        outcome.nodes |= {
+            n: {"ok": s.ok, "changed": s.changed, "changes": s.changes, "nothing_yet": s.nothing_yet}
+            for n, s in tracker.nodes.items()
+        }
 
 
 def _minimum_version(request: Request, release: str) -> int:

@@ -84,6 +84,7 @@ def test_a_dry_run_on_a_bare_node_predicts_changes_and_makes_none(demo: Demo, la
     outcome = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
     assert outcome["good"]
     assert outcome["nodes"]["node-1"]["changed"] > 0
+    assert outcome["nodes"]["node-1"]["nothing_yet"]
     assert files_of(lab) == before
     assert not (demo.work / "control" / "depot").exists()
 
@@ -300,7 +301,7 @@ def test_what_drifts_is_all_that_a_dry_run_predicts_and_an_install_repairs(demo:
     on_node(lab, "echo '# by hand' >> /etc/appliance/nginx/nginx.conf")
     predicted = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
     made = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
-    assert predicted["good"], predicted["failures"]
+    assert predicted["good"] and not predicted["nodes"]["node-1"]["nothing_yet"], predicted["failures"]
     kept = "node: Keep this state of the node"  # the repaired state is a generation of its own
     for outcome in (predicted, made):
         changes = [c for c in outcome["nodes"]["node-1"]["changes"] if c != kept]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -153,8 +153,34 @@ def parse(document: Document, model: type[Model]) -> Model:
                 "missing": "required key is missing",
                 "string_type": "must be text; put it in quotes",
             }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+            if fault["type"] == "extra_forbidden" and (near := nearest(model, key)):
+                message += f" (did you mean {near}?)"
             faults.append(f"{document.path}:{document.line(key)}: {dotted}: {message}")
         raise InputError("\n".join(faults), remedy="`appliance schema` prints what is allowed.") from error
+
+
+def nearest(model: type[BaseModel], key: Key) -> str:
+    """The allowed key that an unknown one resembles most; empty where none does. Pure.
+
+    Args:
+        key: where the unknown one stands, below ``model``; the last part is its name.
+    """
+    import difflib  # noqa: PLC0415  only mistakes need it
+
+    models: list[type[BaseModel]] = [model]
+    for part in key[:-1]:
+        if isinstance(part, str):
+            fields = [f for m in models for n, f in m.model_fields.items() if part in (n, f.alias)]
+            models = [m for f in fields for m in _models(f.annotation)]
+    allowed = {f.alias or n for m in models for n, f in m.model_fields.items()}
+    return next(iter(difflib.get_close_matches(str(key[-1]), allowed, 1)), "")
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a type such as ``list[A | B] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in get_args(annotation) for m in _models(inner)]
 
 
 def document_has(document: Document, name: str) -> bool:

@@ -249,7 +249,7 @@ def _nodes(
     idle = [n for n, s in now.items() if s.needs_nothing(outcome.release, made_from[n]) and not request.full]
     unchanged.tell(report, now, idle)
     outcome.idle = idle
-    outcome.nodes = {h.name: {"ok": 0, "changed": 0, "changes": []} for h in hosts}
+    outcome.nodes = {h.name: {"ok": 0, "changed": 0, "changes": [], "nothing_yet": False} for h in hosts}
     hosts = [h for h in hosts if h.name not in idle]
     if not request.check:
         Ledger(request.runs).bring_back(idle)

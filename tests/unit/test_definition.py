@@ -53,6 +53,8 @@ def test_a_good_definition_is_read(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("name: demo", "name: demo\ncolour: red", "d.yml:3: colour: unknown key"),
+        ("os: debian-12", "os: debian-12\n  pyton: '3.11'", "target.pyton: unknown key (did you mean python?)"),
+        ("    path: model\n", "    pth: model\n", "models.0.pth: unknown key (did you mean path?)"),
         ("name: demo", "nam: demo", "d.yml:1: name: required key is missing"),
         ("schema: 1", "schema: 2", "d.yml:1: schema: Input should be 1"),
         ("version: 1.0.0", "version: one", "d.yml:3: version: String should match"),

@@ -16,6 +16,10 @@ LONGEST = 600  # characters of a reason
 _PROCESS = re.compile(r"^\((?:APIServer|EngineCore|Worker|ApiServer)[^)]*\) ?")
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit)\b(?::.*)?$")
+# systemd's own (core/execute.c, core/service.c): what it could not do before the service ran, or who ended it.
+_SYSTEMD = re.compile(
+    r"^appliance-vllm@\S+?\.service: (Failed (?:to|at step) .*|A process of this unit has been killed .*)$"
+)
 _USAGE = re.compile(r"^\S+\.py: error: (.*)$")
 # These follow from an error that came before them in the journal, usually of another process.
 _FOLLOWING = ("See root cause", "EngineDeadError", "EngineCore encountered an issue", "cancelled", "CancelledError")
@@ -24,6 +28,8 @@ _REMEDIES = (
     ("KV cache", "Lower max-model-len, or give the KV cache more memory (environment or args of the service)"),
     ("out of memory", "Give the service more memory, or a smaller model"),
     ("unrecognized arguments", "Correct args of the service"),
+    ("OOM killer", "Give the service more memory, or a smaller model"),
+    ("Failed ", "Look at what the node's systemd may not do"),
 )
 
 
@@ -32,7 +38,10 @@ def reason(lines: Iterable[str]) -> str:
     plain = [_LEVEL.sub("", _PROCESS.sub("", line)).rstrip() for line in lines]
     found = ""
     for number, line in enumerate(plain):
-        if usage := _USAGE.match(line):
+        if systemd := _SYSTEMD.match(line):
+            # The line on the step repeats the one before it with less.
+            found = found if found.startswith("Failed to") and "at step" in systemd[1] else systemd[1]
+        elif usage := _USAGE.match(line):
             found = usage[1]
         elif _RAISED.match(line) and not any(word in line for word in _FOLLOWING):
             found = _raised(line, plain[number + 1 : number + 4])

@@ -28,6 +28,18 @@ UNKNOWN = "usage: api_server.py [options]\napi_server.py: error: unrecognized ar
         (TOO_LONG, "User-specified max_model_len (16384) is greater than the derived", "Lower max-model-len"),
         (NO_ROOM, "ValueError: To serve at least one request, 4.0 GiB KV cache is needed", "KV cache more memory"),
         (UNKNOWN, "unrecognized arguments: --max-modell-len 5", "Correct args"),
+        (
+            "appliance-vllm@tiny.service: Failed to set up user namespacing: Operation not permitted\n"
+            "appliance-vllm@tiny.service: Failed at step USER spawning /opt/x: Operation not permitted\n"
+            "appliance-vllm@tiny.service: Failed with result 'exit-code'.\n",
+            "Failed to set up user namespacing: Operation not permitted",
+            "systemd",
+        ),
+        (
+            "appliance-vllm@tiny.service: A process of this unit has been killed by the OOM killer.\n",
+            "A process of this unit has been killed by the OOM killer",
+            "more memory",
+        ),
         ("ImportError\n", "ImportError", "Correct the service"),
     ],
 )

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 def rollback(
     ctx: typer.Context,
     inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
-    to: Annotated[str, typer.Option("--to", metavar="RELEASE", help="A release that the nodes keep.")] = "previous",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="STATE",
+            help="A release that the nodes keep (its newest state), the number of a generation, or previous: the newest state of the release before.",
+        ),
+    ] = "previous",
     limit: Annotated[str, typer.Option("--limit", help="Only these nodes (an Ansible pattern).")] = "",
     at_once: Annotated[
         bool,
@@ -36,7 +43,9 @@ def rollback(
     site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Take nodes back to the release before, or to any that they keep.
+    """Take nodes back to the release before, or to any state that they keep.
+
+    Says first which state each node has and which it goes to; with --check that is all.
 
     Nothing is copied: a node keeps units, configuration, runtime and models of its last releases. It is drained, its files are switched in
     well under a second, and it counts as back when its models generated a token. Certificates and the memory against old releases
@@ -44,6 +53,7 @@ def rollback(
 
     \b
     Examples:
+      appliance rollback -i inventories/example --check
       appliance rollback -i inventories/example
       appliance rollback -i inventories/example --limit gpu-2 --to demo-1.0.0
     """
@@ -78,7 +88,9 @@ def _page(made: GoneBack, check: bool) -> RenderableType:
             f"{node.seconds} s",
             "" if node.good else f"FAILED {node.failure}",
         )
-    lines = [Text(f"{name} cannot go to {made.to}: {why}") for name, why in made.refused.items()]
+    # What went is in the table, and was said before.
+    lines = [Text(f"{n}: runs {a.now}, would go to {a.to}") for n, a in made.aims.items()] if check else []
+    lines += [Text(f"{name} cannot go to {made.to}: {why}") for name, why in made.refused.items()]
     if made.stopped:
         lines.append(Text(made.stopped))
     for proof in made.proof:

@@ -14,6 +14,7 @@ from typing import Any
 from engine import durable
 from engine.report import Report
 from installer.site import nodes, prove, rolling
+from installer.site.aim import Aim, aim
 from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.lock import exclusive
@@ -27,12 +28,13 @@ REPORT = "application/vnd.appliance.rollback+json"
 
 @dataclass
 class GoneBack:
-    """The record of a rollback. ``refused`` are nodes that keep no such state; nothing was changed on any when there is one."""
+    """The record of a rollback. ``aims`` says from and to which state each node goes. ``refused`` are nodes that keep no such state; nothing was changed on any when there is one."""
 
     to: str
     started: str
     nodes: dict[str, Restored] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    aims: dict[str, Aim] = field(default_factory=dict)
     stopped: str = ""
     proof: list[prove.Proof] = field(default_factory=list)
     seconds: float = 0.0
@@ -65,7 +67,7 @@ class Site:
 def go_back(
     site: Site, chosen: Sequence[str], to: str, report: Report, *, check: bool = False, at_once: bool = False
 ) -> GoneBack:
-    """Switch the chosen nodes to ``to``, a release or ``previous``.
+    """Switch the chosen nodes to ``to``, a release, the number of a generation, or ``previous``: the release before.
 
     Args:
         at_once: all nodes together instead of the site's batches, for when the service is down anyway.
@@ -79,7 +81,9 @@ def go_back(
     hosts = [h for h in inventory.nodes if h.name in chosen]
     site.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(site.runs):
-        made.refused = _unable(inventory, hosts, to)
+        made.aims, made.refused = _aims(inventory, hosts, to)
+        for name, found in made.aims.items():
+            report.say(f"{name}: runs {found.now}, goes to {found.to}")
         if made.refused or check:
             return made
         ledger, rules = Ledger(site.runs), policy(inventory.site.rolling)
@@ -90,7 +94,7 @@ def go_back(
                 made.stopped = why
                 break
             ledger.take_out(leaving, f"going back to {to}")
-            _switch(inventory, batch, to, made, ledger, report)
+            _switch(inventory, batch, made, ledger, report)
             if not at_once and any(not made.nodes[n].good for n in batch):
                 made.stopped = "a node did not come back; the others are left as they are"
                 break
@@ -101,22 +105,16 @@ def go_back(
     return made
 
 
-def _unable(inventory: Inventory, hosts: Sequence[Host], to: str) -> dict[str, str]:
-    """Nodes that cannot go there, with the reason."""
-    found = {}
+def _aims(inventory: Inventory, hosts: Sequence[Host], to: str) -> tuple[dict[str, Aim], dict[str, str]]:
+    """Where each node would go; and the nodes that cannot, with the reason."""
+    aims, refused = {}, {}
     for name, reply in nodes.call_all(inventory, hosts, ["generation", "list"], timeout_s=LIST_TIMEOUT_S).items():
-        if reply.data is None:
-            found[name] = reply.failure
-            continue
-        kept = [g for g in reply.data.get("generations", ()) if isinstance(g, dict)]
-        current = reply.data.get("current")
-        if to == "previous" and not [g for g in kept if g.get("number") != current]:
-            found[name] = "it keeps no state before the current one"
-        elif to not in ("previous", "current") and to not in {str(g.get("release")) for g in kept}:
-            found[name] = (
-                f"it keeps no state of {to}, but of: {', '.join(sorted({str(g.get('release')) for g in kept})) or 'none'}"
-            )
-    return found
+        found = Aim(why=reply.failure) if reply.data is None else aim(reply.data, to)
+        if found.to is None:
+            refused[name] = found.why
+        else:
+            aims[name] = found
+    return aims, refused
 
 
 def _batches(
@@ -129,11 +127,10 @@ def _batches(
     return rolling.plan(names, leaving, rules, len(inventory.nodes)).batches
 
 
-def _switch(
-    inventory: Inventory, batch: Sequence[str], to: str, made: GoneBack, ledger: Ledger, report: Report
-) -> None:
+def _switch(inventory: Inventory, batch: Sequence[str], made: GoneBack, ledger: Ledger, report: Report) -> None:
     hosts = [h for h in inventory.nodes if h.name in batch]
-    ask: Callable[[Host], Restored] = lambda host: restore(inventory, host, to)  # noqa: E731
+    to = {n: str(found.to.number) for n, found in made.aims.items() if found.to}
+    ask: Callable[[Host], Restored] = lambda host: restore(inventory, host, to[host.name])  # noqa: E731
     with ThreadPoolExecutor(max(1, len(hosts))) as pool:
         for done in pool.map(ask, hosts):
             made.nodes[done.node] = done

@@ -31,8 +31,8 @@ class Restored:
     diagnostics: str = ""
 
 
-def restore(inventory: Inventory, host: Host, to: str = "previous") -> Restored:
-    """Switch one node; `current` undoes what an install left half done.
+def restore(inventory: Inventory, host: Host, to: str) -> Restored:
+    """Switch one node to a generation by its number; `current` undoes what an install left half done.
 
     Diagnostics are taken first, for the switch ends what could still be looked at. Firewall rules that changed are confirmed through a
     new connection, or the node takes them back itself.

@@ -1,0 +1,62 @@
+"""Which state of a node a rollback means: chosen here, so that it can be said before anything moves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True)
+class State:
+    """A generation that a node keeps: its number, its release, and when it was kept (ISO 8601, UTC)."""
+
+    number: int
+    release: str
+    made: str
+
+    def __str__(self) -> str:
+        return f"generation {self.number} ({self.release}, kept {self.made[:16].replace('T', ' ')})"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where a node goes from and to; ``why`` says why it cannot."""
+
+    now: State | None = None
+    to: State | None = None
+    why: str = ""
+
+
+def aim(told: Mapping[str, Any], to: str) -> Aim:
+    """What ``to`` means on a node.
+
+    Args:
+        told: the node's answer to `appliance-engine generation list`.
+        to: ``previous``, the newest state of the release before; a release, its newest state; or the number of a generation.
+    """
+    kept = _states(told.get("generations"))
+    now = next((s for s in kept if s.number == told.get("current")), None)
+    if now is None:
+        return Aim(why="it keeps no state of what runs now; install a release first")
+    if to == PREVIOUS:
+        found = [s for s in kept if s.number < now.number and s.release != now.release]
+        why = f"it keeps no release before {now.release}"
+    elif to.isdigit():
+        found, why = [s for s in kept if s.number == int(to)], f"it keeps no generation {to}"
+    else:
+        found, why = [s for s in kept if s.release == to], f"it keeps no state of {to}"
+    if not found:
+        return Aim(now, why=f"{why}, but {', '.join(map(str, kept))}; name one of them with --to")
+    return Aim(now, found[-1])
+
+
+def _states(told: object) -> list[State]:
+    """What a node lists, oldest first; whatever is no state is passed over."""
+    found = []
+    for entry in told if isinstance(told, Iterable) and not isinstance(told, str) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("number"), int):
+            found.append(State(entry["number"], str(entry.get("release")), str(entry.get("made"))))
+    return sorted(found, key=lambda s: s.number)

@@ -66,6 +66,12 @@ def check(
     if not screen.json_output:
         wrong = f"{len(outcome.findings)} of {len(trusted.targets)} files are not as signed"
         remedy = "Do not use this bundle. Copy it again from its source and verify the copy."
+        if depot is None and all(f.problem == "missing" for f in outcome.findings):
+            wrong = f"{len(outcome.findings)} of {len(trusted.targets)} files are not here; those that are here are as signed"
+            remedy = (
+                "A delta leaves out what its receiver has: verify it with --depot DIRECTORY, where the earlier release is. "
+                "If this should be a whole bundle, copy it again."
+            )
         screen.error(TrustError(wrong, where=str(bundle), remedy=remedy))
     return Exit.UNTRUSTED
 

@@ -62,6 +62,7 @@ def test_a_receipt_makes_the_delta_and_the_depot_completes_it(people: People) ->
     assert made["size"] < made["whole"] / 100
     assert people.types("diff", old, new, *root)["to_carry"] == made["size"]
     assert people.types("verify", delta, *root, ok=3)["findings"]
+    assert "verify it with --depot" in people.is_told("verify", delta, *root, ok=3)
     assert people.types("verify", delta, *root, *depot)["good"]
     assert people.types("import", delta, *depot)["copied"] == made["size"]
     assert people.types("depot", "list", *depot)["releases"] == ["small-1.0.0", "small-1.1.0"]

@@ -52,6 +52,14 @@ class People:
         document: dict[str, Any] = json.loads(out.out)
         return document
 
+    def is_told(self, *words: str | Path, ok: int) -> str:
+        """Run `appliance WORDS` for a person; what it says on standard error."""
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, words)))
+        assert (ended.value.code or 0) == ok
+        return " ".join(self._capfd.readouterr().err.split())
+
     def build(self) -> dict[str, Any]:
         definition = self.place / "small.yml"
         self.types("lock", definition, "--cache", self._cache)

@@ -121,7 +121,7 @@ PROCESS = (
     Surrounding("HOME is not there", same=True, variables={"HOME": "/nonexistent/home"}),
     Surrounding("HOME is empty", same=True, variables={"HOME": ""}),
     Surrounding("HOME is read-only", same=True, prepare=_read_only("elsewhere"), variables={"HOME": "WORLD/elsewhere"}, needed_by=("lock",)),
-    Surrounding("XDG directories are files", same=True, variables={"XDG_CONFIG_HOME": "/etc/passwd", "XDG_CACHE_HOME": "/etc/passwd"}),
+    Surrounding("XDG directories are files", same=True, variables={"XDG_CONFIG_HOME": "/etc/passwd", "XDG_CACHE_HOME": "/etc/passwd"}, needed_by=("lock",)),
     Surrounding("XDG directories are relative", same=True, variables={"XDG_CONFIG_HOME": "x", "XDG_CACHE_HOME": "~"}),
     Surrounding("no TERM", same=True, variables={"TERM": None}),
     Surrounding("dumb terminal", same=True, variables={"TERM": "dumb"}),

@@ -45,10 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: seconds.turn(item.nodeid, before))
     if (base := config.getoption("--changed")) is None:
         return
-    try:
-        paths = touched.changed(TREE, base)
-    except ValueError as error:
-        raise pytest.UsageError(f"--changed {base}: {error}") from None
+    paths = touched.changed(TREE, base)
     tree = touched.Tree(TREE)
     kept = [item for item in items if tree.touches(paths, item.nodeid)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
@@ -109,7 +106,17 @@ def _shared(work: Path, place: Path) -> Demo:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A name for this run that the processes share; Ctrl-C that works in what tests start, also where a shell's background ignores it."""
+    """A name for this run that the processes share; Ctrl-C that works in what tests start, also where a shell's background ignores it.
+
+    Raises:
+        UsageError: git does not know the commit of --changed. Said here and not by every process that collects tests, where it is
+            an internal error.
+    """
+    if (base := config.getoption("--changed")) is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        try:
+            touched.changed(TREE, base)
+        except ValueError as error:
+            raise pytest.UsageError(f"--changed {base}: {error}") from None
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(config.option, "testrunuid", "absent") is None:

@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -20,16 +21,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from engine import durable
-from installer.cli.screen import size
+from engine.errors import ApplianceError, Exit
+from installer.cli.screen import Screen, size
 from installer.lab.lab import Lab, down, up
+from installer.rehearse.stage import undisturbed
 
 TREE = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, "-m", "installer"]
+# What a demo that failed leaves: the logs of its installs, without which nobody can tell why.
+FAILED = TREE / "build" / "demo-failed"
+HEARD_S = 10.0  # a command that still runs so long after Ctrl-C has not heard it: only this process was told
+ENDS_S = 60.0  # how long a command that was told may take to stop what it started
 QUESTION = "What crosses an air gap?"
+
+
+class Told(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends this process as Ctrl-C does, but its children do not hear of it by themselves."""
 
 
 @dataclass
@@ -64,20 +77,30 @@ class Demo:
         """Run `appliance` like a person; its words are shown where this is ``verbose``. With ``json_output`` returns its document."""
         words = [str(a) for a in argv]
         self.say(f"$ appliance {shlex.join(words)}")
-        command = [sys.executable, "-m", "installer", *words, *(["--json"] if json_output else [])]
-        done = subprocess.run(
-            command,
-            cwd=TREE,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE if json_output or not self.verbose else None,
-            check=False,
+        code, out = self._ended(
+            [*PROGRAM, *words, *(["--json"] if json_output else [])], json_output or not self.verbose
         )
-        if done.returncode not in ok:
-            raise SystemExit(
-                f"demo: `appliance {words[0]}` ended with {done.returncode}, expected {ok}: {done.stdout or ''}"
-            )
-        return json.loads(done.stdout) if json_output else done.returncode
+        if code not in ok:
+            said = f": {out}" if out else "; what it said is above"
+            raise SystemExit(f"demo: `appliance {words[0]}` {_verdict(code, ok)}{said}")
+        return json.loads(out) if json_output else code
+
+    def _ended(self, command: list[str], captured: bool) -> tuple[int, str]:
+        """Exit code and output of a command. An interruption is passed on when the command has ended by itself.
+
+        subprocess.run would kill it a quarter of a second after Ctrl-C, before it can stop Ansible, which then goes on alone.
+        """
+        stdout = subprocess.PIPE if captured else None
+        with subprocess.Popen(command, cwd=TREE, env=self.environment, text=True, stdout=stdout) as child:
+            try:
+                out, _ = child.communicate()
+            except KeyboardInterrupt as asked:
+                let_end(child, told=isinstance(asked, Told))
+                raise
+            except BaseException:
+                child.kill()
+                raise
+        return child.returncode, out or ""
 
     def say(self, text: str) -> None:
         if self.verbose:
@@ -89,6 +112,54 @@ class Demo:
         begin = time.monotonic()
         yield
         self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - begin
+
+
+def _verdict(code: int, ok: tuple[int, ...]) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"failed with exit code {code}" if ok == (0,) else f"ended with {code}, expected {' or '.join(map(str, ok))}"
+
+
+def let_end(child: subprocess.Popen[str], *, told: bool) -> None:
+    """Wait for an interrupted command, which stops what it started; kill it when it does not end.
+
+    Args:
+        told: only this process was told to end, so that the command must hear it from here. Ctrl-C tells all at once.
+    """
+    if not told and _ends(child, HEARD_S):
+        return
+    child.send_signal(signal.SIGINT)
+    if not _ends(child, ENDS_S):
+        child.kill()
+        child.wait()
+
+
+def _ends(child: subprocess.Popen[str], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            child.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except KeyboardInterrupt:
+            continue  # somebody is impatient; the child heard it, too
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that nothing of it stays. What is ignored stays so: somebody said nohup."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Told
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make_bundle(demo: Demo) -> None:
@@ -199,38 +270,93 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the node running and say how to talk to it")
     parser.add_argument("--again", action="store_true", help="install a second time, to see that nothing changes")
     options = parser.parse_args()
+    with ended_by_signals():
+        code = run(keep_node=options.keep, again=options.again)
+    sys.exit(code)
+
+
+def run(*, keep_node: bool, again: bool) -> int:
+    """All of it, and the end of all of it; the exit code. What failed is said in the last line."""
     begin = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="appliance-demo-"))
-    demo = Demo(work, TREE / "dist")
-    lab = None
+    demo = Demo(Path(tempfile.mkdtemp(prefix="appliance-demo-")), TREE / "dist")
+    lab, code, failure = None, int(Exit.FAILED), ""
     try:
         make_bundle(demo)
         with demo.phase("node"):
-            lab = up("demo", owner_pid=None if options.keep else os.getpid())
+            lab = up("demo", owner_pid=None if keep_node else os.getpid())
             site_environment(demo, lab)
             demo.say(f"{lab.nodes[0].name} answers at {lab.nodes[0].address}; its network ends at {lab.host_address}")
-        with demo.phase("install"):
-            demo.appliance(*install_argv(demo), demo.bundle)
-        if options.again:
-            with demo.phase("install again"):
-                demo.appliance(*install_argv(demo), demo.bundle)
-        with demo.phase("ask"):
-            print(
-                f"> {QUESTION}\n< {ask(demo, lab)!r}   (a model of random weights: the words mean nothing, the path is real)"
-            )
-            print(f"without a certificate: refused ({refused_without_certificate(demo, lab)})")
-            print(f"from the node to the outside: refused ({refused_outside(lab)})")
+        install_and_ask(demo, lab, again=again)
         crossed = sum(f.stat().st_size for f in demo.bundle.rglob("*") if f.is_file())
         times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in demo.phases.items())
         print(
             f"installed demo-1.0.0 on {lab.nodes[0].name}: {times}; {size(crossed)} crossed; {time.monotonic() - begin:.0f} s in all"
         )
-        if options.keep:
+        if keep_node:
             keep(demo, lab)
+        code = Exit.OK
+    except KeyboardInterrupt:
+        code, failure = Exit.INTERRUPTED, "demo: interrupted."
+    except SystemExit as ended:
+        failure = str(ended.code).rstrip() + "."
+    except ApplianceError as error:
+        Screen().error(error)
+        code, failure = error.exit_code, "demo: not finished; the reason is above."
+    except OpenAIError as error:
+        failure = f"demo: the node was installed, but its model was asked in vain: {error}."
     finally:
-        if not options.keep or lab is None:
-            down("demo")
-            shutil.rmtree(work, ignore_errors=True)
+        with undisturbed():  # a second Ctrl-C would leave the node behind
+            left = leave(demo, lab, keep_node=keep_node, failed=code not in (Exit.OK, Exit.INTERRUPTED), good=code == 0)
+    if failure:
+        print(f"{failure} {left}", file=sys.stderr)
+    return int(code)
+
+
+def install_and_ask(demo: Demo, lab: Lab, *, again: bool) -> None:
+    """The operator's side: install, and see that the model answers whom it should and nobody else."""
+    with demo.phase("install"):
+        demo.appliance(*install_argv(demo), demo.bundle)
+    if again:
+        with demo.phase("install again"):
+            demo.appliance(*install_argv(demo), demo.bundle)
+    with demo.phase("ask"):
+        print(
+            f"> {QUESTION}\n< {ask(demo, lab)!r}   (a model of random weights: the words mean nothing, the path is real)"
+        )
+        print(f"without a certificate: refused ({refused_without_certificate(demo, lab)})")
+        print(f"from the node to the outside: refused ({refused_outside(lab)})")
+
+
+def leave(demo: Demo, lab: Lab | None, *, keep_node: bool, failed: bool, good: bool) -> str:
+    """Remove what was made, and say what of it stays."""
+    if keep_node and lab is not None:
+        return "" if good else f"The node stays. {removal(demo)}"
+    log = kept_log(demo) if failed else None
+    if lab is not None:  # `up` has removed what it could not finish; a node of that name is another run's
+        try:
+            down(lab.name)
+        except ApplianceError as error:
+            Screen().error(error)
+    shutil.rmtree(demo.work, ignore_errors=True)
+    if log is None:
+        return "What it made to work with is removed."
+    return f"The log of the install: {log}. The node is removed; `./run demo --keep` leaves it."
+
+
+def kept_log(demo: Demo) -> Path | None:
+    """Keep the logs of this run's installs, instead of those of an earlier run; the path of the last one."""
+    runs = demo.work / "control" / "runs"
+    shutil.rmtree(FAILED, ignore_errors=True)
+    if not runs.is_dir():
+        return None
+    shutil.copytree(
+        runs, FAILED, ignore=shutil.ignore_patterns("runner-*")
+    )  # ansible-runner's own, far more than a person reads
+    return max(FAILED.glob("*/ansible.log"), default=None)
+
+
+def removal(demo: Demo) -> str:
+    return f"To remove it:\n  appliance lab down demo && rm -r {demo.work}"
 
 
 def keep(demo: Demo, lab: Lab) -> None:
@@ -243,8 +369,7 @@ The node stays. To talk to it:
     -H 'Content-Type: application/json' -d '{{"model":"tiny","messages":[{{"role":"user","content":"hello"}}]}}' \\
     https://{address}:8443/v1/chat/completions
   {shlex.join(lab.ssh(address))}
-To remove it:
-  appliance lab down demo && rm -r {demo.work}"""
+{removal(demo)}"""
     )
 
 

@@ -164,7 +164,7 @@ def build(
     screen, store = screen_of(ctx), KeyStore(keys)
     parsed = definition.load(definition_file)
     locked = lockfile.load(lockfile.path_of(definition_file), parsed)
-    compat.prove(screen, definition_file, parsed, locked)
+    compat.prove(screen, definition_file, parsed, locked, again=True)
     blobs = Blobs(cache)
     pins.require_locked(Work(parsed, definition_file.resolve().parent, blobs), locked)
     missing = {a.sha256: a.size for a in locked.artifacts if not blobs.has(a.sha256, a.size)}

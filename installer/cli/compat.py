@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,8 +53,11 @@ def check(
     screen.result(data, f"{parsed.release} fits together: {len(locked.artifacts)} artifacts, {verdict}")
 
 
-def prove(screen: Screen, definition_file: Path, definition: Definition, lock: Lock) -> None:
+def prove(screen: Screen, definition_file: Path, definition: Definition, lock: Lock, *, again: bool = False) -> None:
     """Say every finding on the error stream and refuse when one is a failure.
+
+    Args:
+        again: `lock` has said the warnings in full; one line says how to read them again.
 
     Raises:
         InputError: with every failure and its remedy.
@@ -63,8 +67,12 @@ def prove(screen: Screen, definition_file: Path, definition: Definition, lock: L
     from installer.compat.check import require
 
     findings = _findings(definition, lock)
-    for finding in findings:
-        if finding.severity == "warning":
+    warnings = [f for f in findings if f.severity == "warning"]
+    if again and warnings:
+        rules = ", ".join(dict.fromkeys(f.rule for f in warnings))
+        screen.say(f"warning: {rules}: `appliance check {shlex.quote(str(definition_file))}` says it in full")
+    elif warnings:
+        for finding in warnings:
             screen.say(f"warning: {finding.rule}: {finding.what}. {finding.remedy}")
     if screen.json_output and any(f.severity == "failure" for f in findings):
         screen.result(_data(definition_file, lock, findings))

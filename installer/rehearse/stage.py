@@ -84,11 +84,18 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def take_down(name: str, report: Report) -> None:
+@contextmanager
+def undisturbed() -> Iterator[None]:
     """Not to be interrupted: a second Ctrl-C would leave nodes behind."""
     before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        down(name, report=report)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def take_down(name: str, report: Report) -> None:
+    """Remove the nodes, whoever presses Ctrl-C."""
+    with undisturbed():
+        down(name, report=report)

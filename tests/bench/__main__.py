@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.errors import ApplianceError, Exit
+from installer.cli import streams
+from installer.cli.screen import Screen
 from tests.bench import (
     building,
     importing,
@@ -57,28 +60,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if unknown := set(given.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    chosen = {
+        name: [c for c in GROUPS[name].CLAIMS if given.only in c.name] for name in dict.fromkeys(given.groups or GROUPS)
+    }
+    if not any(chosen.values()):
+        where = f" in {', '.join(chosen)}" if given.groups else ""
+        parser.error(f"nothing is called {given.only}{where}; --list names every claim")
     if given.table:
-        sys.stdout.write(table.render([json.loads(line) for line in sys.stdin]))
+        _write(table.render([json.loads(line) for line in sys.stdin]))
         return
     if given.list:
-        for name in given.groups or GROUPS:
-            sys.stdout.write(f"{name}: {(GROUPS[name].__doc__ or '').strip()}\n")
-            sys.stdout.writelines(f"  {table.claim(c)}\n" for c in GROUPS[name].CLAIMS)
+        for name, listed in chosen.items():
+            if listed:
+                _write(f"{name}: {(GROUPS[name].__doc__ or '').strip()}\n")
+                _write("".join(f"  {table.claim(c)}\n" for c in listed))
         return
     given.work.mkdir(exist_ok=True)
     _print(measure.machine())
-    for name in given.groups or GROUPS:
-        claims = {c.name: c for c in GROUPS[name].CLAIMS}
+    for name, wanted in chosen.items():
+        if not wanted:
+            continue  # a group may prepare for minutes before its first claim
+        claims = {c.name: c for c in wanted}
         with tempfile.TemporaryDirectory(prefix="appliance-bench-", dir=given.work) as work:
             for pair in GROUPS[name].pairs(Path(work), given.only):
-                if given.only in pair.name:
+                if pair.name in claims:
                     _print({"group": name} | measure.compare(claims[pair.name], pair, given.rounds))
 
 
 def _print(line: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough; only here, for in what is measured it would be a fault
+        streams.abandon()
+        raise SystemExit(Exit.FAILED) from None
+
+
+def program() -> None:
+    """As a person starts it: what is missing here is said in a sentence."""
+    try:
+        main()
+    except ApplianceError as error:
+        Screen().error(error)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":
-    main()
+    program()

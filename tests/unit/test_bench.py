@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bench import table
-from tests.bench.__main__ import GROUPS, main
+from tests.bench import runtimes, table
+from tests.bench.__main__ import GROUPS, main, program
 from tests.bench.measure import Claim, Pair, compare
 from tests.bench.wheels import _role_s_command
 
@@ -65,6 +70,61 @@ def test_an_unknown_group_is_a_usage_error() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["nothing"])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("words", [["--only", "nosuchthing"], ["verify", "--only", "runtime-image"]])
+def test_a_name_that_no_claim_has_is_a_usage_error_before_any_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--work", str(tmp_path / "work")])
+    assert ended.value.code == 2
+    assert f"nothing is called {words[-1]}" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_group_without_a_claim_of_that_name_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def pairs_of(name: str) -> Callable[[Path, str], Iterator[Pair]]:
+        def pairs(_work: Path, _only: str) -> Iterator[Pair]:
+            begun.append(name)
+            yield from ()
+
+        return pairs
+
+    for name, group in GROUPS.items():
+        monkeypatch.setattr(group, "pairs", pairs_of(name))
+    main(["--only", "relay-against-star", "--work", str(tmp_path)])
+    assert begun == ["relay"]
+
+
+def test_a_reader_of_the_list_may_leave() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--list"],
+        cwd=DOCS.parents[1],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_demo_that_was_never_locked_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bundles").mkdir()
+    shutil.copy(DOCS.parents[1] / "bundles/demo.yml", tmp_path / "bundles")
+    monkeypatch.setattr(runtimes, "TREE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", "--only", "runtime-image", "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/bundles/demo.lock.yml: there is no lock\n       Run `appliance lock`")
 
 
 def test_a_missed_target_stands_out_in_the_table() -> None:

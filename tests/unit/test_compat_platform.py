@@ -172,6 +172,18 @@ def test_build_proves_the_lock_before_it_fetches(tmp_path: Path, capsys: pytest.
     assert {f["rule"] for f in json.loads(said.out)["findings"]} >= {"cuda-driver", "fabric-manager"}
 
 
+def test_build_repeats_the_warnings_of_lock_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = definition(tmp_path, [RUNTIME], models=["h200"], driver=DRIVER, fabric_manager=DRIVER)
+    with pytest.raises(SystemExit) as end:
+        main(["build", "bundle", str(path), "--dry-run"])
+    assert end.value.code == 0
+    (finding,) = check(
+        gather(parsed := definitions.load(path), lockfile.load(lockfile.path_of(path), parsed), date(2026, 11, 21))
+    )
+    said = capsys.readouterr().err
+    assert said == f"warning: {finding.rule}: `appliance check {path}` says it in full\n"
+
+
 def test_the_command_passes_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = definition(tmp_path, [RUNTIME], models=["h200"], driver=DRIVER, fabric_manager=DRIVER)
     with pytest.raises(SystemExit) as end:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import seconds, touched
+
+TREE = Path(__file__).resolve().parents[2]
 
 SCENARIO = f"{seconds.SCENARIOS}::test_the_role[firewall-default]"
 
@@ -100,3 +105,29 @@ def test_what_is_committed_changed_and_new_since_a_commit_counts(tree: Path) -> 
     assert touched.changed(tree, "base") == {"engine/nft.py", "docs/a.md", "new.py"}
     with pytest.raises(ValueError, match="nowhere"):
         touched.changed(tree, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["test", "--changed"], "error: --changed needs a commit, for example: ./run test --changed main"),
+        (["test", "--changed", "--slow"], "error: --changed needs a commit, for example: ./run test --changed main"),
+        (["setup", "extra"], "error: ./run setup takes no words: extra"),
+        (["docs", "extra"], "error: ./run docs takes no words: extra"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_set_up(tmp_path: Path, words: list[str], said: str) -> None:
+    shutil.copy(TREE / "run", tmp_path)  # alone: what it would begin to set up fails there
+    done = subprocess.run([tmp_path / "run", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (2, "", said)
+
+
+@pytest.mark.parametrize("processes", [[], ["--numprocesses=1"]])
+def test_a_commit_that_git_does_not_know_ends_the_run_at_once_with_a_line(processes: list[str]) -> None:
+    argv = [sys.executable, "-m", "pytest", "-q", *processes, "--changed", "nosuchref", "tests/unit/test_runner.py"]
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")
+    }  # a process of its own, also under xdist
+    done = subprocess.run(argv, cwd=TREE, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.split() == ["ERROR:", "--changed", "nosuchref:", "fatal:", "bad", "revision", "'nosuchref'"]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from engine.errors import InputError
 
 MAX_BYTES = 16 << 20
+NOT_YAML = "not valid YAML"
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
@@ -68,13 +69,14 @@ def _read(path: Path, *, values: bool) -> Document:
                 loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(
-            f"not valid YAML: {error.problem}", where=f"{path}:{line}", remedy="Mend the syntax there."
-        ) from error
+        text = raw.splitlines()[line - 1 : line] or [b""]
+        indent = text[0][: len(text[0]) - len(text[0].lstrip())]
+        problem = "a tab begins the line; YAML takes spaces alone" if b"\t" in indent else error.problem
+        raise InputError(f"{NOT_YAML}: {problem}", where=f"{path}:{line}", remedy="Mend the syntax there.") from error
     except RecursionError as error:
         raise InputError("nested too deeply", where=str(path), remedy="Flatten it.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise InputError(f"not valid YAML: {error}", where=str(path), remedy="Mend the syntax.") from error
+        raise InputError(f"{NOT_YAML}: {error}", where=str(path), remedy="Mend the syntax.") from error
     return Document(path, data, lines)
 
 

@@ -339,6 +339,14 @@ def test_an_address_at_which_nobody_reaches_a_node_is_refused(
         load(write(tmp_path / "site", Case(R.FIREWALL_NETWORK, "", host={"ansible_host": address})))
 
 
+def test_a_mistake_in_a_site_leads_to_the_schema_of_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ansiblelist, "ask", listing)
+    with pytest.raises(InputError, match=r"site\.yml:\d+: services: ") as refused:
+        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", {"services": [SERVICE, {**SERVICE, "name": "more"}]})))
+    assert "at most 1 entry is allowed here, 2 are given" in refused.value.what
+    assert refused.value.remedy == "`appliance schema site` prints what is allowed."
+
+
 def test_what_ansible_says_of_lines_reaches_the_message(tmp_path: Path) -> None:
     """The same without the double: two faults of one real inventory, each with its own file."""
     wrong = {**SERVICE, "args": {"host": "192.0.2.9", "max_model_len": 1}}

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import NoReturn
 
-from engine import refusals
+from engine import outlet, refusals
 from engine.errors import ApplianceError, Exit
 
 # Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
@@ -36,7 +36,7 @@ def main() -> None:
     """Run a verb; a failure ends as one JSON document on standard error and an exit code."""
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         lines = "".join(f"  {verb:<11}{about}\n" for verb, (_, about) in VERBS.items())
-        sys.stderr.write(f"usage: appliance-engine VERB …\n{lines}")
+        outlet.tell(f"usage: appliance-engine VERB …\n{lines}")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else Exit.USAGE)
     module, _ = VERBS[sys.argv[1]]
     try:
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _fail(error: ApplianceError) -> NoReturn:
     body = {"what": error.what, "where": error.where, "remedy": error.remedy}
-    sys.stderr.write(json.dumps({"error": body}) + "\n")
+    outlet.tell(json.dumps({"error": body}) + "\n")
     sys.exit(error.exit_code)
 
 

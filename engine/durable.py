@@ -140,9 +140,14 @@ def copy_tree(source: Path, target: Path) -> None:
 
     Raises:
         ResourceError: the disk is full or the place cannot be written.
+        InputError: there is no such place.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(target):
+        try:
+            temporary.mkdir(parents=True)  # first, so that what refuses the place is told by the name that was given
+        except OSError as error:
+            raise refusals.explained(error, target, "write") or error from error
         try:
             for path in sorted(source.rglob("*")):
                 if path.is_file():

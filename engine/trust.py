@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 import urllib3
 from tuf.api import exceptions as tuf
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, Root, Targets
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
@@ -124,6 +124,7 @@ def read_root(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
         InputError: not a regular file (a pipe never ends), or too long.
+        TrustError: it is no root of trust.
     """
     limit = CONFIG.root_max_length
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -134,6 +135,12 @@ def read_root(path: Path) -> bytes:
         raise InputError(
             f"the root of trust is longer than {limit} bytes", where=str(path), remedy="Give the root.json itself."
         )
+    try:
+        Metadata[Root].from_bytes(data)
+    except Exception as error:  # python-tuf raises many types on malformed input
+        raise TrustError(
+            f"this is no root of trust: {error}", where=str(path), remedy="Give the root.json that you received."
+        ) from error
     return data
 
 

@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from engine import durable
+from engine import durable, outlet
 from engine.copying import copy_target
 from engine.errors import Exit, InputError
 from engine.report import Silent, printable
-from engine.trust import Trusted
+from engine.trust import Trusted, read_root
 from engine.verify import verify
 
-MAX_ROOT = 512 << 10  # bytes; python-tuf accepts no longer root
+KIT = "./verify"  # how the starting kit's script calls itself; it gives its own root.json
 
 
 class _Percent(Silent):
@@ -31,13 +31,13 @@ class _Percent(Silent):
 
     def advance(self, task: str, n_bytes: int) -> None:
         self._done += n_bytes
-        if sys.stderr.isatty() and self._total and time.monotonic() - self._shown > 0.2:
+        if outlet.terminal() and self._total and time.monotonic() - self._shown > 0.2:
             self._shown = time.monotonic()
-            sys.stderr.write(f"\r{task}: {100 * self._done // self._total} %")
+            outlet.tell(f"\r{task}: {100 * self._done // self._total} %")
 
     def end(self, task: str) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\033[K")
+        if outlet.terminal():
+            outlet.tell("\r\033[K")
 
 
 def take(bundle: Path, trusted: Trusted, path: str, destination: Path) -> None:
@@ -69,11 +69,18 @@ def take(bundle: Path, trusted: Trusted, path: str, destination: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Print what is wrong, a line a file; exit 0 when nothing is, else 3."""
+    kit = sys.argv[0] == KIT
     parser = argparse.ArgumentParser(
-        prog="appliance-engine verify", description="Check a bundle: signatures first, then every file against them."
+        prog=KIT if kit else "appliance-engine verify",
+        description="Check a bundle: signatures first, then every file against them.",
     )
     parser.add_argument("bundle", type=Path, help="bundle directory, NAME-VERSION")
-    parser.add_argument("--root", type=Path, required=True, help="pinned root of trust; never from the bundle")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        required=True,
+        help=argparse.SUPPRESS if kit else "pinned root of trust; never from the bundle",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--take", default="", metavar="PATH", help="copy this directory of the bundle, once it is good")
     parser.add_argument("--to", type=Path, metavar="DIRECTORY", help="where --take copies to; must not exist")
@@ -81,8 +88,7 @@ def main(argv: list[str]) -> int:
     if bool(options.take) != bool(options.to):
         parser.error("--take and --to go together")
     try:
-        with options.root.open("rb") as file:
-            pinned = file.read(MAX_ROOT)
+        pinned = read_root(options.root)
     except OSError as error:
         raise InputError(
             f"cannot read the root of trust: {error.strerror}", where=str(options.root), remedy="Check the name."
@@ -96,13 +102,16 @@ def main(argv: list[str]) -> int:
             "release": trusted.release, "version": trusted.version, "expires": trusted.expires, "good": outcome.good,
             "files": len(trusted.targets), "size": trusted.size, "findings": [vars(f) for f in outcome.findings],
         }  # fmt: skip
-        sys.stdout.write(json.dumps(document) + "\n")
+        outlet.result(json.dumps(document) + "\n")
     else:
-        for finding in outcome.findings:
-            sys.stdout.write(f"{finding.problem:<8} {printable(finding.path, '')}  {printable(finding.detail)}\n")
+        lines = [
+            f"{finding.problem:<8} {printable(finding.path, '')}  {printable(finding.detail)}\n"
+            for finding in outcome.findings
+        ]
         word = "is good" if outcome.good else f"IS NOT GOOD: {len(outcome.findings)} findings"
-        sys.stdout.write(
+        lines.append(
             f"{trusted.release} {word}; {len(trusted.targets)} files, {trusted.size:,} bytes, version {trusted.version}, "
             f"valid until {trusted.expires[:10]}\n"
         )
+        outlet.result("".join(lines))
     return 0 if outcome.good else Exit.UNTRUSTED

@@ -333,4 +333,4 @@ def load(path: Path) -> Definition:
     Raises:
         InputError: names file, line and key of every fault.
     """
-    return yamlfile.parse(yamlfile.load(path), Definition)
+    return yamlfile.parse(yamlfile.load(path), Definition, schema="definition")

@@ -73,7 +73,7 @@ class Depot:
             raise InputError(
                 f"the depot has no release {release} (it has: {have})",
                 where=str(self.root),
-                remedy="Import the bundle first.",
+                remedy="`appliance depot list` shows what is there; `appliance import` brings a release in.",
             )
         return path
 
@@ -118,7 +118,7 @@ class Depot:
         if root_json is not None:
             given = self.root_of_trust(root_json)
         if self.pinned_root.is_file():
-            pinned = self.pinned_root.read_bytes()
+            pinned = trust.read_root(self.pinned_root)
             if given is not None and given != pinned:
                 raise TrustError(
                     "the depot pins another root of trust",

@@ -165,7 +165,7 @@ def load(path: Path, definition: Definition) -> Lock:
         raise InputError(
             "there is no lock", where=str(path), remedy="Run `appliance lock` on the definition and review the result."
         )
-    lock = yamlfile.parse(yamlfile.load(path), Lock)
+    lock = yamlfile.parse(yamlfile.load(path), Lock, schema="lock")
     if lock.definition_sha256 != digest(definition):
         raise InputError(
             "the definition has changed since it was locked",
@@ -178,6 +178,6 @@ def load(path: Path, definition: Definition) -> Lock:
 def load_any(path: Path) -> Lock | None:
     """The lock as it is, whatever definition it was made from; None when there is none or it cannot be read."""
     try:
-        return yamlfile.parse(yamlfile.load(path), Lock)
+        return yamlfile.parse(yamlfile.load(path), Lock, schema="lock")
     except InputError:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from engine.errors import InputError
 
 MAX_BYTES = 16 << 20
+NOT_YAML = "not valid YAML"
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
@@ -68,13 +69,14 @@ def _read(path: Path, *, values: bool) -> Document:
                 loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(
-            f"not valid YAML: {error.problem}", where=f"{path}:{line}", remedy="Mend the syntax there."
-        ) from error
+        text = raw.splitlines()[line - 1 : line] or [b""]
+        indent = text[0][: len(text[0]) - len(text[0].lstrip())]
+        problem = "a tab begins the line; YAML takes spaces alone" if b"\t" in indent else error.problem
+        raise InputError(f"{NOT_YAML}: {problem}", where=f"{path}:{line}", remedy="Mend the syntax there.") from error
     except RecursionError as error:
         raise InputError("nested too deeply", where=str(path), remedy="Flatten it.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise InputError(f"not valid YAML: {error}", where=str(path), remedy="Mend the syntax.") from error
+        raise InputError(f"{NOT_YAML}: {error}", where=str(path), remedy="Mend the syntax.") from error
     return Document(path, data, lines)
 
 
@@ -132,8 +134,51 @@ def _index(path: Path, node: yaml.Node | None, key: Key, lines: dict[Key, int], 
             _index(path, value, (*key, i), lines, seen)
 
 
-def parse(document: Document, model: type[Model]) -> Model:
+# pydantic's words by kind of fault, for people who never heard of it; what is in braces it says beside.
+WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "required key is missing",
+    "string_type": "must be text; put it in quotes",
+    "string_pattern_mismatch": "must match {pattern}",
+    "literal_error": "must be {expected}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping, keys with values",
+    "model_type": "must be a mapping, keys with values",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+}
+
+
+def said(fault: Mapping[str, Any]) -> str:
+    """What one fault is, in a sentence; pydantic's own where there is no better. Pure."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind in WORDS:
+        return WORDS[kind].format(**context)
+    if kind in ("too_long", "too_short", "string_too_long", "string_too_short"):
+        bound, number = ("most", "max_length") if kind.endswith("long") else ("least", "min_length")
+        limit, given = context[number], context.get("actual_length")
+        if kind.startswith("string"):
+            return f"must have at {bound} {limit} character{'' if limit == 1 else 's'}"
+        what = f"at {bound} {limit} {'entry is' if limit == 1 else 'entries are'} {'allowed' if bound == 'most' else 'needed'} here"
+        return what if given is None else f"{what}, {given or 'none'} {'is' if given in (0, 1) else 'are'} given"
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def parse(document: Document, model: type[Model], *, schema: str) -> Model:
     """Check a document against a model.
+
+    Args:
+        schema: what `appliance schema` calls the model; empty for one that it does not know.
 
     Raises:
         InputError: with one line per fault, each naming file, line and key.
@@ -148,15 +193,12 @@ def parse(document: Document, model: type[Model]) -> Model:
                 k for k in fault["loc"] if isinstance(k, int) or document_has(document, k) or fault["type"] == "missing"
             )
             dotted = ".".join(str(k) for k in key) or "document"
-            message = {
-                "extra_forbidden": "unknown key",
-                "missing": "required key is missing",
-                "string_type": "must be text; put it in quotes",
-            }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+            message = said(fault)
             if fault["type"] == "extra_forbidden" and (near := nearest(model, key)):
                 message += f" (did you mean {near}?)"
             faults.append(f"{document.path}:{document.line(key)}: {dotted}: {message}")
-        raise InputError("\n".join(faults), remedy="`appliance schema` prints what is allowed.") from error
+        remedy = f"`appliance schema {schema}` prints what is allowed." if schema else "Correct it there."
+        raise InputError("\n".join(faults), remedy=remedy) from error
 
 
 def nearest(model: type[BaseModel], key: Key) -> str:

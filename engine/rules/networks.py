@@ -9,6 +9,7 @@ from typing import Any
 from engine.rules.fault import Fault, Key, Rule
 
 HIGHEST_PORT = 65535
+NODE_REMEDY = "give the node's IP address; the firewall's rules and certificates are made of it"
 
 
 def networks(key: Key, subject: str, given: Iterable[Any], *, anywhere: bool = True) -> Iterator[Fault]:
@@ -27,6 +28,15 @@ def networks(key: Key, subject: str, given: Iterable[Any], *, anywhere: bool = T
             what = f"has {text!r}, which is not a network ({error})"
             yield Fault(Rule.FIREWALL_NETWORK, (*key, i), what, remedy, subject)
             continue
+        if (address := _only(network)) and (what := _of_no_packet(address)):
+            yield Fault(
+                Rule.FIREWALL_NETWORK,
+                (*key, i),
+                f"has {text}, which is not a network of machines: {what}",
+                _spelled(address),
+                subject,
+            )
+            continue
         if network.prefixlen == 0 and not anywhere:
             what = f"has {text}, which is everywhere"
             yield Fault(Rule.FIREWALL_EVERYWHERE, (*key, i), what, "name the networks that are meant", subject)
@@ -39,6 +49,41 @@ def is_address(text: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def unfit_for_a_node(text: object) -> tuple[str, str]:
+    """Why others could not reach a node at an address, and what to do; two empty texts where they could."""
+    if not is_address(text):
+        return f"is {text!r}, which is not an address", NODE_REMEDY
+    address = ipaddress.ip_address(str(text))
+    if what := _of_no_packet(address):
+        return f"is {text}, which is not an address of a machine: {what}", _spelled(address)
+    if address.is_loopback:
+        return f"is {text}, which is every machine itself", NODE_REMEDY
+    if address.is_multicast:
+        return f"is {text}, which is a group of machines (multicast)", NODE_REMEDY
+    if address.is_link_local:
+        return f"is {text}, which means something on one link alone (link-local)", NODE_REMEDY
+    return "", ""
+
+
+def _of_no_packet(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Why no packet has this address; empty where one could."""
+    if getattr(address, "ipv4_mapped", None):
+        return "it is IPv4 in the clothes of IPv6 (IPv4-mapped)"
+    return "it stands for none (unspecified)" if address.is_unspecified else ""
+
+
+def _spelled(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return f"write {mapped}" if mapped else "give the address that is meant"
+
+
+def _only(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a network that holds one; None where it holds more."""
+    return network.network_address if network.prefixlen == network.max_prefixlen else None
 
 
 def canonical(text: str) -> str:

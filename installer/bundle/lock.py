@@ -19,6 +19,8 @@ KINDS: dict[Kind, KindModule] = {
     "models": models,
     "files": files,
 }
+# What a lock holds beside its artifacts.
+PARTS = ("name", "version", "definition_sha256", "network")
 
 
 def resolve(work: Work) -> Lock:
@@ -46,11 +48,17 @@ def resolve(work: Work) -> Lock:
 
 
 def changes(old: Lock | None, new: Lock) -> dict[str, list[str]]:
-    """What a reviewer wants to know first: added, removed and changed paths."""
-    before = {a.path: a.sha256 for a in old.artifacts} if old else {}
-    after = {a.path: a.sha256 for a in new.artifacts}
+    """What a reviewer wants to know first, each difference once: paths that came, went or have other bytes, paths whose bytes come from
+    elsewhere or are described differently, and the other parts of the lock."""
+    before = {a.path: a for a in old.artifacts} if old else {}
+    after = {a.path: a for a in new.artifacts}
+    same = sorted(p for p in after.keys() & before.keys() if after[p].sha256 == before[p].sha256)
+    moved = [p for p in same if after[p].source != before[p].source]
     return {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
-        "changed": sorted(p for p in after.keys() & before.keys() if after[p] != before[p]),
+        "changed": sorted((after.keys() & before.keys()) - set(same)),
+        "sources": moved,
+        "details": sorted(p for p in set(same) - set(moved) if after[p] != before[p]),
+        "parts": [n for n in PARTS if old and getattr(old, n) != getattr(new, n)],
     }

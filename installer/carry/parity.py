@@ -113,11 +113,18 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
         media: data and parity volumes that can be read, any of them.
 
     Raises:
-        InputError: too few of them, or they are not of one set.
+        InputError: one is no volume, too few of them, or they are not of one set.
         TrustError: what came out is not as signed: one of the volumes is damaged.
         ResourceError: zfec is not installed, or ``out`` cannot hold them.
     """
     report = report or Silent()
+    for given in media:
+        if not volumes.is_volume(given):
+            raise InputError(
+                "not a volume of a split bundle",
+                where=str(given),
+                remedy="Name the directories that `appliance split` wrote, data and parity.",
+            )
     indexes = {i.number: (m, i) for m, i in ((m, volumes.read_index(m)) for m in media)}
     lists = next(iter(indexes.values()))[1].volumes
     k = len(lists)

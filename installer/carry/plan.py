@@ -99,7 +99,7 @@ def plan(
                 left = sum(i.size for i in wanted) - sum(v.size for v in volumes)
                 raise InputError(
                     f"{item.path} ({item.size:,} bytes) fits on no medium that is left; {left:,} bytes have no place",
-                    remedy="Use larger or more media.",
+                    remedy="Use a larger --size." if repeat else "Use larger or more media.",
                 )
             volumes.append(Volume(size))
             free.append(size)

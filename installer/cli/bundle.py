@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DefinitionFile = Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")]
 BundleDir = Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")]
 
+NAMED = 10  # of each kind of difference, how many a lock names for people
+
 build_app = typer.Typer(help="Build things that cross the gap.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -28,7 +30,7 @@ def lock(
     definition_file: DefinitionFile,
     cache: Cache,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether the lock would change; exit 1 if so.")
+        bool, typer.Option("--check", help="Only say whether and how the lock would change; exit 1 if so.")
     ] = False,
     write_pins: Annotated[
         bool,
@@ -87,13 +89,14 @@ def lock(
     old = lockfile.load_any(path)
     new = lockfile.kept(old, new)
     differences = changes(old, new)
-    unchanged = path.exists() and path.read_text() == lockfile.dump(new)
+    existed = path.exists()
+    unchanged = existed and path.read_text() == lockfile.dump(new)
     if not check and not unchanged:
         lockfile.save(path, new)
     counts = Counter(a.kind for a in new.artifacts)
     inside = ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
     verb = "is unchanged" if unchanged else "would change" if check else "written"
-    moved = ", ".join(f"{len(v)} {k}" for k, v in differences.items() if v)
+    told = "" if unchanged else _told(differences, known=old is not None, before=existed)
     screen.result(
         {
             "lock": str(path),
@@ -104,11 +107,32 @@ def lock(
             **differences,
             "pins_written": [str(p) for p in pinned],
         },
-        f"{path} {verb}: {len(new.artifacts)} artifacts, {size(new.size)} ({inside}){'; ' + moved if moved and not unchanged else ''}"
+        f"{path} {verb}: {len(new.artifacts)} artifacts, {size(new.size)} ({inside}){told}"
         + "".join(f"\n{p} written" for p in pinned),
     )
     if check and not unchanged:
         raise typer.Exit(1)
+
+
+def _told(differences: dict[str, list[str]], *, known: bool, before: bool) -> str:
+    """How a lock differs from the one before it, for people: counted, then by name, unless all is new."""
+    if not known:
+        return "; the lock that is there cannot be read" if before else ""
+    if not any(differences.values()):
+        return "; its text alone: the file was edited, or another version wrote it"
+    titles = {
+        "added": "added", "removed": "removed", "changed": "with other content", "sources": "from another source",
+        "details": "described differently", "parts": "other parts",
+    }  # fmt: skip
+    found = {titles[k]: v for k, v in differences.items() if v}
+    lines = [f"\n  {title}: {name}" for title, names in found.items() for name in names[:NAMED]]
+    more = sum(len(names[NAMED:]) for names in found.values())
+    return (
+        "; "
+        + ", ".join(f"{len(names)} {title}" for title, names in found.items())
+        + "".join(lines)
+        + (f"\n  and {more} more; --json names all" if more else "")
+    )
 
 
 @build_app.command("bundle", epilog=EPILOG)

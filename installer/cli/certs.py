@@ -86,20 +86,22 @@ def client(
 def list_issued(ctx: typer.Context, directory: CaDir = DEFAULT) -> None:
     """List what was issued, with the days left; the authority itself comes first.
 
-    Example: appliance certs list
-    Example: appliance certs list --json
+    \b
+    Examples:
+      appliance certs list
+      appliance certs list --json
     """
-    from rich.table import Table
-
     from installer.pki import Authority, utc_now
 
     now = utc_now()
-    table = Table("kind", "name", "days left", "serial", "revoked", box=None)
     authority = Authority(directory)
     entries = [authority.itself(), *authority.register()]
-    for entry in entries:
-        table.add_row(entry.kind, entry.name, str(entry.days_left(now)), entry.serial, entry.revoked[:10])
-    screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now)} for e in entries], table)
+    rows = [("kind", "name", "days left", "serial", "revoked")]
+    rows += [(e.kind, e.name, str(e.days_left(now)), e.serial, e.revoked[:10]) for e in entries]
+    # Lines and no table of the screen's width: a serial that is cut cannot be given to `revoke`.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now)} for e in entries], "\n".join(lines))
 
 
 @app.command()

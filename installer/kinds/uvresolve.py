@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
-from engine.errors import InputError, ResourceError
+from engine.addresses import public
+from engine.errors import ApplianceError, InputError, ResourceError, UpstreamError
 from engine.process import ProcessError, run
 from installer.definition import Target, WheelSet
 from installer.kinds import Pinning
@@ -34,6 +35,8 @@ GLIBC_MINOR = {"debian-12": 36, "debian-13": 41, "ubuntu-22.04": 35, "ubuntu-24.
 # faults into this version and keep its number; Ubuntu 22.04 came with 3.10.4 and moved to 3.10.12 in its updates.
 OS_PYTHON = {"debian-12": "3.11.2", "debian-13": "3.13.5", "ubuntu-22.04": "3.10.12", "ubuntu-24.04": "3.12.3"}
 UV_NEWEST_MINOR = 40  # uv 0.13.8 knows no newer platform; a newer glibc loads what is built for this one
+# How uv begins when a source failed it, as opposed to when the requirements did; with or without "Request failed after 3 retries".
+NOT_FETCHED = re.compile(r"Failed to (?:fetch|read `--find-links` URL): `?(\S+?)`?$", re.MULTILINE)
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -121,6 +124,7 @@ def resolve(
 
     Raises:
         InputError: no solution, or a distribution has no wheel for the target.
+        UpstreamError: an index or another source does not answer.
     """
     net, local = network or Network(), (str(beside),) if direct and beside else ()
     with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
@@ -143,20 +147,35 @@ def resolve(
         try:
             run(argv, cwd=here, env=_environment(wheels, config, net, local), inherit=False)
         except ProcessError as error:
-            raise InputError(
-                f"wheels: {wheels.name}: the requirements have no solution:\n{net.hide(error.stderr.strip())}",
-                remedy="Correct requirements, constraints or exclude in the definition"
-                + (
-                    f", or pin other versions in {pins.path} with `appliance lock DEFINITION --write-pins`."
-                    if pins
-                    else "."
-                ),
-            ) from error
+            raise _refused(wheels, config, pins, net.hide(error.stderr.strip())) from error
         lock = tomllib.loads((here / "pylock.toml").read_text())
     order = {tag: i for i, tag in enumerate(tags(target))}
     found = [chosen(package, order, wheels.name, pins) for package in lock.get("packages", [])]
     by_name = {d.filename: d for d in direct}
     return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
+
+
+def _refused(wheels: WheelSet, config: PipConfig, pins: Pins | None, said: str) -> ApplianceError:
+    """What uv ended with, told by what is to be mended: a source that does not answer, or the requirements."""
+    if failed := NOT_FETCHED.search(said):
+        asked = public(failed[1])
+        indexes = [public(i) for i in sources(wheels, config)[0]]
+        # The longest: an index may lie below another one.
+        index = max((i for i in indexes if asked.startswith(i.rstrip("/") + "/")), key=len, default="")
+        what = (
+            f"the index {index}" if index else f"the source {asked}"
+        )  # find-links, or the host that an index sends to
+        # The last cause is the one that says something; the address in it may hold a signature.
+        cause = re.sub(r" for url \(.*\)$", "", said.splitlines()[-1].strip().removeprefix("cause: "))
+        return UpstreamError(
+            f"wheels: {wheels.name}: {what} does not answer: {cause}",
+            remedy="Check the address, the connection, proxy and CA (docs/fetching.md), and run the same command again.",
+        )
+    elsewhere = f", or pin other versions in {pins.path} with `appliance lock DEFINITION --write-pins`" if pins else ""
+    return InputError(
+        f"wheels: {wheels.name}: the requirements have no solution:\n{said}",
+        remedy=f"Correct requirements, constraints or exclude in the definition{elsewhere}.",
+    )
 
 
 def sources(wheels: WheelSet, config: PipConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

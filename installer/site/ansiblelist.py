@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
-from installer import product
+from installer import product, yamlfile
 
 # Ansible refuses a locale that is not UTF-8 or was not generated; this one is part of every Debian.
 LOCALE: Mapping[str, str] = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
@@ -97,7 +97,7 @@ def ask(path: Path) -> Listing:
 
 
 def understand(path: Path, answer: Mapping[str, Any]) -> Listing:
-    """The answer of ``installer.site.resolve``. Pure.
+    """The answer of ``installer.site.resolve``.
 
     Raises:
         InputError: it tells of a fault.
@@ -117,9 +117,24 @@ def without_secrets(text: str, secrets: frozenset[str]) -> str:
     return text
 
 
+def _not_yaml(path: Path) -> InputError | None:
+    """The first file of an inventory that is no YAML. Ansible tries every reader on a file of hosts and, when all refuse it, says no more
+    than that no inventory was parsed."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        try:
+            if file.suffix in (".yml", ".yaml") and file.is_file():
+                yamlfile.positions(file)
+        except InputError as error:
+            if error.what.startswith(yamlfile.NOT_YAML):  # what else it refuses in files of ours, an inventory may have
+                return error
+    return None
+
+
 def _error(path: Path, fault: Mapping[str, Any]) -> InputError:
-    where = fault.get("where") or str(path)
-    what = fault["what"]
+    where, what = fault.get("where") or "", fault["what"]
+    if not where and not fault.get("vault") and (found := _not_yaml(path)):
+        return found
+    where = where or str(path)
     if fault.get("vault"):
         return InputError(f"Ansible cannot decrypt a value of the inventory: {what}", where=where, remedy=VAULT_REMEDY)
     if fault.get("variable"):

@@ -208,14 +208,14 @@ def _site(path: Path, listing: ansiblelist.Listing) -> Site:
     if document:
         # The person's file names the line; the values are those that Ansible will use.
         lines = {key[1:]: line for key, line in document.lines.items() if key[:1] == ("appliance_site",)}
-        return yamlfile.parse(yamlfile.Document(document.path, resolved, lines), Site)
+        return yamlfile.parse(yamlfile.Document(document.path, resolved, lines), Site, schema="site")
     try:
         return Site.model_validate(resolved)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
         raise InputError(
-            f"appliance_site.{key}: {fault['msg']}",
+            f"appliance_site.{key}: {yamlfile.said(fault)}",
             where=str(path),
             remedy="`appliance schema site` prints what is allowed.",
         ) from error

@@ -86,7 +86,7 @@ def declarations(roles: Path | None = None, playbooks: Path | None = None) -> li
                 f"the role {role.name} does not say what it leaves on a node",
                 where=str(role / OWNS), remedy="Write it; docs/day-two.md explains the keys.",
             )  # fmt: skip
-        own = yamlfile.parse(yamlfile.load(role / OWNS), Owns)
+        own = yamlfile.parse(yamlfile.load(role / OWNS), Owns, schema="")
         found[role.name] = {"role": role.name, **own.model_dump(mode="json")}
     order = _order(playbooks or product.data("playbooks"))
     return sorted(found.values(), key=lambda own: (order.get(own["role"], len(order)), own["role"]))

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from engine.rules.networks import unfit_for_a_node
+
 Key = tuple[str | int, ...]
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -205,8 +207,8 @@ def _host(zones: Zones, host: Place) -> Iterator[Fault]:
         key: Key = ("appliance_zone_addresses", name)
         if name not in zones:
             yield Fault(key, f"there is no zone {name}", f"The zones are: {', '.join(zones)}.", host.name)
-        elif not _is_address(address):
-            yield Fault(key, f"{address!r} is no address", "Give the node's address in that zone.", host.name)
+        elif what := unfit_for_a_node(address)[0]:
+            yield Fault(key, what, "Give the node's address in that zone.", host.name)
         elif zones[name].networks and not _inside(address, zones[name].networks):
             yield Fault(
                 key, f"{address} lies in none of the networks of the zone {name}", "Correct one of them.", host.name

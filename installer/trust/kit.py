@@ -43,7 +43,7 @@ MAX_WHEEL = 8 << 20  # bytes; the largest is half a megabyte
 
 SCRIPT = """#!/bin/sh
 # Check a bundle. First check this kit itself, as README.txt says: a script cannot vouch for itself.
-# usage: ./verify BUNDLE [--json]
+# usage: ./verify BUNDLE [--json]; ./verify --help says more
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory(prefix="appliance-kit-") as place:
     for wheel in sorted((here / "wheels").glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(place)
     sys.path.insert(0, place)
-    sys.argv = ["verify", "verify", "--root", str(here / "root.json"), *sys.argv[2:]]
+    sys.argv = ["./verify", "verify", "--root", str(here / "root.json"), *sys.argv[2:]]
     from engine.cli import main
     main()
 ' "$here" "$@"

@@ -160,7 +160,7 @@ def yaml_file(data: bytes) -> None:
     file.write_bytes(data)
     for model in (Definition, lockfile.Lock):
         with contextlib.suppress(ApplianceError):
-            yamlfile.parse(yamlfile.load(file), model)
+            yamlfile.parse(yamlfile.load(file), model, schema="")
 
 
 def wheel(data: bytes) -> None:

@@ -97,6 +97,36 @@ def test_newer_releases_do_not_move_a_lock_with_pins(site: Site, capsys: pytest.
     assert (site.root / "d.lock.yml").read_text() == lock
 
 
+def test_a_check_says_what_would_change_in_a_lock(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert site.lock("--write-pins") == 0
+    path = site.root / "d.lock.yml"
+    text = path.read_text()
+    thing, other = (f"wheels/app/{n}-1.0-py3-none-any.whl" for n in ("thing", "other"))
+
+    def check(edited: str) -> tuple[str, dict[str, Any]]:
+        path.write_text(edited)
+        capsys.readouterr()
+        assert site.lock("--check", "--quiet") == 1
+        said = capsys.readouterr().out
+        assert site.lock("--check", "--json") == 1
+        assert path.read_text() == edited
+        return said, json.loads(capsys.readouterr().out)
+
+    said, told = check(text.replace(f"source: {site.url}/", "source: http://elsewhere.test/"))
+    assert f"2 from another source\n  from another source: {other}\n  from another source: {thing}\n" in said
+    assert (told["sources"], told["details"], told["changed"], told["parts"]) == ([other, thing], [], [], [])
+    said, told = check(text.replace("licence: Apache-2.0", "licence: MIT", 1))
+    assert "1 described differently\n  described differently: wheels/app/" in said
+    assert (told["sources"], len(told["details"])) == ([], 1)
+    said, told = check(text.replace("version: 1.0.0", "version: 0.9.0", 1))
+    assert "1 other parts\n  other parts: version\n" in said
+    assert told["parts"] == ["version"]
+    said, _ = check(text + "# by hand\n")
+    assert "its text alone" in said
+    said, _ = check("[")
+    assert "the lock that is there cannot be read" in said
+
+
 def test_a_wheel_added_later_does_not_replace_the_one_that_was_pinned(site: Site) -> None:
     assert site.lock("--write-pins") == 0
     site.offer("other", "1.0", tag="cp311-cp311-manylinux_2_28_x86_64")  # fits better than py3-none-any

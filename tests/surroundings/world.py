@@ -24,7 +24,8 @@ from installer.trust.sign import Label
 from tests.surroundings.process import ELSEWHERE
 
 SECRET = "correct horse battery staple"
-CLOSED_PORT = 1  # nothing listens there, so an attempt to log in ends at once
+# No way leads to the node, so an attempt to log in ends at once; its address is one that nobody has.
+UNREACHABLE = {"ansible_host": "192.0.2.9", "ansible_ssh_common_args": "-o ProxyCommand=false"}
 
 
 def make(world: Path) -> None:
@@ -104,8 +105,8 @@ def _control_host(world: Path) -> None:
 
 
 def _site(world: Path) -> None:
-    """One node that is everything, at an address where nothing listens."""
-    node = {"ansible_host": "127.0.0.1", "ansible_port": CLOSED_PORT, "ansible_user": "root"}
+    """One node that is everything, and out of reach."""
+    node = {**UNREACHABLE, "ansible_user": "root"}
     hosts = {"all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}}
     service = {"name": "tiny", "model": "tiny", "served_name": "tiny"}
     settings = {

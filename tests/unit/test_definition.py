@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel, Field
 
 from engine.errors import InputError
-from installer import definition, lockfile
+from installer import definition, lockfile, yamlfile
 from installer.definition import Definition
 from installer.lockfile import Artifact
 
@@ -56,11 +57,11 @@ def test_a_good_definition_is_read(tmp_path: Path) -> None:
         ("os: debian-12", "os: debian-12\n  pyton: '3.11'", "target.pyton: unknown key (did you mean python?)"),
         ("    path: model\n", "    pth: model\n", "models.0.pth: unknown key (did you mean path?)"),
         ("name: demo", "nam: demo", "d.yml:1: name: required key is missing"),
-        ("schema: 1", "schema: 2", "d.yml:1: schema: Input should be 1"),
-        ("version: 1.0.0", "version: one", "d.yml:3: version: String should match"),
+        ("schema: 1", "schema: 2", "d.yml:1: schema: must be 1"),
+        ("version: 1.0.0", "version: one", "d.yml:3: version: must match "),
         ("version: 1.0.0", "version: 1.0", "d.yml:3: version: must be text; put it in quotes"),
-        ("os: debian-12", "os: plan9", "d.yml:5: target.os: Input should be"),
-        ('python: "3.11"', 'python: "2.7"', "d.yml:6: target.python: String should match"),
+        ("os: debian-12", "os: plan9", "d.yml:5: target.os: must be "),
+        ('python: "3.11"', 'python: "2.7"', "d.yml:6: target.python: must match "),
         ("name: big", "name: tiny", "d.yml:1: document: models: the name 'tiny' stands twice"),
         ("name: demo", "name: demo\nname: demo", "d.yml:3: the key 'name' stands twice"),
         ("    path: model\n", "", "give either path or hub"),
@@ -69,16 +70,16 @@ def test_a_good_definition_is_read(tmp_path: Path) -> None:
         (
             "revision: 0123456789012345678901234567890123456789",
             "revision: main",
-            "d.yml:13: models.1.revision: String should match",
+            "d.yml:13: models.1.revision: must match ",
         ),
-        ("profiles: [gpu]\nfiles", "profiles: [cpu]\nfiles", "d.yml:14: models.1.profiles.0: Input should be"),
+        ("profiles: [gpu]\nfiles", "profiles: [cpu]\nfiles", "d.yml:14: models.1.profiles.0: must be "),
         (
             "profiles: [gpu]\nfiles",
             "profiles: []\nfiles",
-            "d.yml:14: models.1.profiles: Tuple should have at least 1 item",
+            "d.yml:14: models.1.profiles: at least 1 entry is needed here, none is given",
         ),
-        ("name: a.txt", "name: ../a.txt", "d.yml:16: files.0.name: String should match"),
-        ("sha256: a", "sha256: xa", "d.yml:18: files.0.sha256: String should match"),
+        ("name: a.txt", "name: ../a.txt", "d.yml:16: files.0.name: must match "),
+        ("sha256: a", "sha256: xa", "d.yml:18: files.0.sha256: must match "),
         ("name: demo", "name: [", "not valid YAML"),
         ("name: demo", "name: &x demo\ndescription: *x", "aliases"),
     ],
@@ -143,3 +144,41 @@ def test_a_changed_definition_makes_its_lock_stale(tmp_path: Path) -> None:
 def test_a_missing_lock_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="appliance lock"):
         lockfile.load(tmp_path / "d.lock.yml", parsed())
+
+
+class Few(BaseModel):
+    """A model with one of each bound."""
+
+    names: tuple[str, ...] = Field((), max_length=1)
+    keys: list[str] = Field(["a", "b"], min_length=2)
+    number: int = Field(1, ge=1, lt=9)
+    shut: bool = False
+    word: str = Field("ab", max_length=2)
+    more: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("names: [a, b]", "names: at most 1 entry is allowed here, 2 are given"),
+        ("names: a", "names: must be a list"),
+        ("keys: [a]", "keys: at least 2 entries are needed here, 1 is given"),
+        ("number: 0", "number: must be at least 1"),
+        ("number: 9", "number: must be less than 9"),
+        ("number: many", "number: must be a whole number"),
+        ("shut: maybe", "shut: must be true or false"),
+        ("word: abc", "word: must have at most 2 characters"),
+        ("more: []", "more: must be a mapping, keys with values"),
+        ("- a", "document: must be a mapping, keys with values"),
+    ],
+)
+def test_a_mistake_is_told_in_words_of_people_and_with_the_schema_it_breaks(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "few.yml"
+    path.write_text(text)
+    for schema, remedy in (("site", "`appliance schema site` prints what is allowed."), ("", "Correct it there.")):
+        with pytest.raises(InputError) as error:
+            yamlfile.parse(yamlfile.load(path), Few, schema=schema)
+        assert error.value.what == f"{path}:1: {said}"
+        assert error.value.remedy == remedy

@@ -67,6 +67,26 @@ def test_a_later_change_of_the_medium_does_not_reach_the_depot(depot: Depot, bun
     assert (view / "content/files/a.txt").read_bytes() == b"a"
 
 
+def test_a_file_that_is_no_root_of_trust_is_named(depot: Depot, bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "passwd"
+    other.write_text("root:x:0:0:root:/root:/bin/bash\n")
+    with pytest.raises(TrustError, match="this is no root of trust: ") as refused:
+        depot.import_bundle(bundle.path, root_json=other)
+    assert (refused.value.where, refused.value.remedy) == (str(other), "Give the root.json that you received.")
+    depot.import_bundle(bundle.path, root_json=root)
+    depot.pinned_root.write_text("{}")
+    with pytest.raises(TrustError) as damaged:
+        depot.import_bundle(bundle.path)
+    assert damaged.value.where == str(depot.pinned_root)
+
+
+def test_an_unknown_release_leads_to_the_list_of_those_that_are_there(depot: Depot, bundle: Bundle, root: Path) -> None:
+    depot.import_bundle(bundle.path, root_json=root)
+    with pytest.raises(InputError, match=r"no release ours-9 \(it has: demo-1.0.0\)") as refused:
+        depot.remove("ours-9")
+    assert "`appliance depot list` shows" in refused.value.remedy
+
+
 def test_the_first_import_needs_a_root_given_on_another_way(depot: Depot, bundle: Bundle) -> None:
     with pytest.raises(InputError, match="no root of trust"):
         depot.import_bundle(bundle.path)

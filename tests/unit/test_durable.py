@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import durable
+from engine.errors import InputError
 
 
 @pytest.fixture
@@ -53,3 +54,12 @@ def test_the_file_system_is_really_flushed_and_a_refusal_is_told(tmp_path: Path)
     assert (tmp_path / "a").read_text() == "x"
     with pytest.raises(FileNotFoundError):
         durable._sync_file_system(tmp_path / "absent")
+
+
+def test_a_tree_that_has_no_place_names_the_place_that_was_given(tmp_path: Path) -> None:
+    """Not the temporary name beside it, which nobody chose."""
+    (tmp_path / "source").mkdir()
+    for target in (Path("/proc/x"), tmp_path / "source" / ("x" * 250)):
+        with pytest.raises(InputError) as refused:
+            durable.copy_tree(tmp_path / "source", target)
+        assert refused.value.where == str(target)

@@ -97,7 +97,7 @@ def test_a_lock_that_names_a_secret_is_refused_without_it(tmp_path: Path, source
     from installer import yamlfile
 
     with pytest.raises(InputError, match="a lock names no secrets") as failed:
-        yamlfile.parse(yamlfile.load(path), lockfile.Lock)
+        yamlfile.parse(yamlfile.load(path), lockfile.Lock, schema="lock")
     assert "s3cret" not in str(failed.value)
 
 

@@ -376,6 +376,15 @@ def secret_file(tmp_path: Path) -> Path:
     return tmp_path / "secret"
 
 
+def test_a_list_for_people_has_whole_serials_however_narrow_the_screen(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    authority.issue(kind="client", name="team-" + "a" * 40, names=[], passphrase=SECRET, days=30, now=NOW)
+    said = command("list", "--dir", authority.directory)
+    assert [entry.serial for entry in authority.register() if entry.serial not in said.split()] == []
+
+
 def test_the_commands_make_an_authority_issue_list_and_revoke(tmp_path: Path, secret_file: Path) -> None:
     ca, out = tmp_path / "ca", tmp_path / "team-a"
     command("init", "--dir", ca, "--passphrase-file", secret_file)

@@ -154,6 +154,13 @@ CASES = [
         R.FIREWALL_NETWORK, "ansible_host", host={"ansible_host": "node-1.example.internal"},
         role={"appliance_firewall_egress": [{"name": "inference", "ports": [8444], "destinations": ["node-1.example.internal"]}]},
     ),
+    *(
+        Case(
+            R.FIREWALL_NETWORK, "ansible_host", host={"ansible_host": address},
+            role={"appliance_firewall_egress": [{"name": "inference", "ports": [8444], "destinations": [address]}]},
+        )
+        for address in ("0.0.0.0", "::", "::ffff:192.0.2.21")  # noqa: S104  not bound to
+    ),
     Case(
         R.FIREWALL_NETWORK, "containers.0.ports.0.sources.0",
         {"containers": [{**CONTAINER, "ports": [{"port": 8085, "container_port": 80, "sources": ["203.0.113.9/24"]}]}]},
@@ -313,6 +320,31 @@ def test_a_site_that_breaks_a_rule_is_refused_with_file_line_and_key(
     words = [w for w in case.at.split(".") if not w.isdigit()]
     there = Path(found[1]).read_text().splitlines()[int(found[2]) - 1]
     assert words[-1] in there or case.name in there or "- " in there, there
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1", "every machine itself"), ("::1", "every machine itself"), ("224.0.0.1", "multicast"), ("ff02::1", "multicast"),
+        ("169.254.3.4", "link-local"), ("fe80::1", "link-local"), ("fe80::1%eth0", "not an address"), ("0.0.0.0", "unspecified"),  # noqa: S104
+        ("::ffff:192.0.2.21", "write 192.0.2.21"),
+    ],
+)  # fmt: skip
+def test_an_address_at_which_nobody_reaches_a_node_is_refused(
+    address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall may name some of these (a group's packets, this machine), so its role takes them; no node has one."""
+    monkeypatch.setattr(ansiblelist, "ask", listing)
+    with pytest.raises(InputError, match=rf"hosts\.yml:\d+: node-1: ansible_host: is .*{re.escape(said)}"):
+        load(write(tmp_path / "site", Case(R.FIREWALL_NETWORK, "", host={"ansible_host": address})))
+
+
+def test_a_mistake_in_a_site_leads_to_the_schema_of_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ansiblelist, "ask", listing)
+    with pytest.raises(InputError, match=r"site\.yml:\d+: services: ") as refused:
+        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", {"services": [SERVICE, {**SERVICE, "name": "more"}]})))
+    assert "at most 1 entry is allowed here, 2 are given" in refused.value.what
+    assert refused.value.remedy == "`appliance schema site` prints what is allowed."
 
 
 def test_what_ansible_says_of_lines_reaches_the_message(tmp_path: Path) -> None:

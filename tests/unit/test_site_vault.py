@@ -213,3 +213,15 @@ def test_the_sessions_locale_does_not_decide_whether_an_inventory_is_read(
     for name in ("LC_ALL", "LANG", "LC_CTYPE"):
         monkeypatch.setenv(name, locale)
     assert isinstance(load(path), Inventory)
+
+
+@pytest.mark.parametrize("name", ["hosts.yml", "group_vars/all/more.yml"])
+def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    """Ansible names neither; of a file of hosts it says no more than that it found no inventory."""
+    path = site(tmp_path / "site", "'!'")
+    (path / name).write_text("all:\n\thosts: {}\n")
+    with pytest.raises(InputError, match=rf"{name}:2: not valid YAML: a tab begins the line; YAML takes spaces alone"):
+        load(path)
+    (path / name).write_text("all:\n  hosts: [\n")
+    with pytest.raises(InputError, match=rf"{name}:\d: not valid YAML: "):
+        load(path)

@@ -174,6 +174,14 @@ def test_too_few_volumes_are_said(split: Split, trusted: Trusted, tmp_path: Path
         parity.recover([*split.media[2:], extra], trusted, tmp_path)
 
 
+def test_a_directory_that_is_no_volume_is_called_so(
+    split: Split, bundle: Bundle, trusted: Trusted, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"not a volume of a split bundle\. Name the directories") as refused:
+        parity.recover([bundle.path], trusted, tmp_path / "out")
+    assert refused.value.where == str(bundle.path)
+
+
 def test_damaged_parity_makes_nothing_that_is_not_signed(split: Split, trusted: Trusted, tmp_path: Path) -> None:
     [extra] = parity.write(split, trusted, [tmp_path / "volumes"], NOW)
     victim = extra / "parity/00000"
@@ -232,7 +240,7 @@ def test_media_that_are_too_small_are_said_before_anything_is_written(
 ) -> None:
     with pytest.raises(InputError, match="too small"):
         volumes.layout(bundle.path, trusted, size=1000, out=tmp_path)
-    with pytest.raises(InputError, match="fits on no medium"):
+    with pytest.raises(InputError, match=r"fits on no medium.*Use a larger --size\."):
         volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 60_000, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 def host(given: Given, host: Host) -> Iterator[Fault]:
     """What the variables of one host break."""
     yield from names.common_name(host.name, (HOST, host.name, ""))
-    if not networks.is_address(host.address):
-        what = f"is {host.address!r}, which is not an address"
-        remedy = "give the node's IP address; the firewall's rules and certificates are made of it"
+    what, remedy = networks.unfit_for_a_node(host.address)
+    if what:
         yield Fault(Rule.FIREWALL_NETWORK, (HOST, host.name, "ansible_host"), what, remedy)
     yield from given.mistyped(host)
     told = given.told[host.name].resolved if host.name in given.told else {}

@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,28 +57,32 @@ class Playbooks:
         if place := surviving_directory():
             os.chdir(place)  # the runner asks where it is; what the operator gave as a relative path has failed by now
         with tempfile.TemporaryDirectory(prefix="appl-") as connections, interruptible() as interrupted:
-            result = ansible_runner.run(
-                private_data_dir=str(private),
-                playbook=str(playbooks / name),
-                inventory=str(self.inventory.path.resolve()),
-                extravars=dict(self.variables),
-                limit=",".join(nodes),
-                cmdline=" ".join(arguments) or None,
-                envvars={
-                    "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
-                    "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
-                    "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
-                    "ANSIBLE_LOCAL_TEMP": f"{connections}/local",  # the home directory may be read-only
-                    # ansible-runner turns the check off unless it is named here.
-                    "ANSIBLE_HOST_KEY_CHECKING": "True",
-                    "PYTHONPATH": str(product.PACKAGE.parent),
-                    **ansiblelist.LOCALE,
-                    **self.inventory.vault,
-                },
-                event_handler=self.tracker.handle,
-                cancel_callback=interrupted,
-                quiet=True,
-            )
+            try:
+                result = ansible_runner.run(
+                    private_data_dir=str(private),
+                    playbook=str(playbooks / name),
+                    inventory=str(self.inventory.path.resolve()),
+                    extravars=dict(self.variables),
+                    limit=",".join(nodes),
+                    cmdline=" ".join(arguments) or None,
+                    envvars={
+                        "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
+                        "PATH": f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}",
+                        "ANSIBLE_SSH_CONTROL_PATH_DIR": connections,
+                        "ANSIBLE_LOCAL_TEMP": f"{connections}/local",  # the home directory may be read-only
+                        # ansible-runner turns the check off unless it is named here.
+                        "ANSIBLE_HOST_KEY_CHECKING": "True",
+                        "PYTHONPATH": str(product.PACKAGE.parent),
+                        **ansiblelist.LOCALE,
+                        **self.inventory.vault,
+                    },
+                    event_handler=self.tracker.handle,
+                    cancel_callback=interrupted,
+                    quiet=True,
+                )
+            finally:
+                if interrupted():
+                    end_left(connections)
         said = Path(result.config.artifact_dir) / "stdout"
         log = self.run_dir / "ansible.log"
         before = log.read_bytes() if log.exists() else b""
@@ -90,6 +94,18 @@ class Playbooks:
                 where=str(log),
                 remedy="Mend what it names.",
             )
+
+
+def end_left(connections: str) -> None:
+    """End what an interrupted Ansible left: every process that has this run's directory of connections in its environment.
+
+    ansible-runner kills one group of processes. Ansible's workers are in sessions of their own, and wait for ever for one who reads.
+    """
+    mark = f"ANSIBLE_SSH_CONTROL_PATH_DIR={connections}".encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if int(place.name) != os.getpid() and mark in (place / "environ").read_bytes().split(b"\0"):
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 @contextmanager

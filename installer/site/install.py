@@ -16,7 +16,7 @@ from engine.errors import InputError, TrustError
 from engine.memory import Demand
 from engine.report import Report
 from installer.depot import Depot, targets_of
-from installer.site import chain, controlpki, gate, piecelists, prove, unchanged
+from installer.site import chain, controlpki, gate, holds, piecelists, prove, unchanged
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Inventory
 from installer.site.ledger import Ledger
@@ -110,6 +110,7 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
     with exclusive(request.runs), _timed(outcome, "total"):
         with _timed(outcome, "import"):
             view, root = _content(request, outcome, report)
+        holds.demand(request.inventory, outcome.release, targets_of(view))
         outcome.preflight_skipped = request.skip_preflight
         _nodes(request, outcome, view, root, run_dir, report, listener)
         went_back = bool(outcome.rollout and outcome.rollout.restored)
@@ -144,6 +145,7 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
     outcome = Outcome("", True, "", str(run_dir / "ansible.log"))
     with exclusive(request.runs):
         view, root = _content(request, outcome, report)
+        holds.demand(request.inventory, outcome.release, targets_of(view))
         tracker = Tracker(list(nodes), listener)
         books = Playbooks(
             request.inventory,

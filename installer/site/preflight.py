@@ -14,7 +14,7 @@ from engine.preflight.expectation import Finding, fail
 from engine.preflight.facts import Facts, Question
 from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
 from engine.report import Report, printable
-from installer.site import needs, remote
+from installer.site import holds, needs, remote
 from installer.site.beacon import listening
 from installer.site.inventory import Connection, Host, Inventory
 from installer.site.needs import Release
@@ -77,8 +77,10 @@ def preflight(
         cheap: leave out what takes seconds: the disk's speed, the ways out, names of the outside.
 
     Raises:
-        InputError: ``limit`` names a host that is not in the inventory.
+        InputError: ``limit`` names a host that is not in the inventory, or the release lacks a model that the site serves.
     """
+    if wanted.contents:
+        holds.demand(inventory, wanted.name, wanted.contents.trusted.targets)
     hosts = _hosts(inventory, tuple(limit))
     word, control = secrets.token_hex(16), inventory.site.control
     with (

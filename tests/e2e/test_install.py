@@ -105,6 +105,15 @@ def test_a_bundle_with_one_flipped_bit_is_refused_and_the_node_is_not_touched(
     assert files_of(lab) == before
 
 
+def test_a_model_that_the_bundle_lacks_is_named_before_any_node_is_asked(demo: Demo, lab: Lab, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(TREE / "inventories/demo", site)
+    variables = site / "group_vars/all/site.yml"
+    variables.write_text(variables.read_text().replace("model: tiny", "model: large"))
+    told = demo.appliance(*install_argv(demo, site), "--check", demo.bundle, ok=(2,), json_output=True)
+    assert "demo-1.0.0 holds no such model (it holds: tiny)" in told["error"]["what"]
+
+
 def test_a_killed_install_is_completed_by_the_next_and_answers(demo: Demo, lab: Lab) -> None:
     """SIGKILL in the middle of the fetch; the next run keeps what arrived and finishes."""
     command = [sys.executable, "-m", "installer", *map(str, install_argv(demo)), str(demo.bundle)]

@@ -1,0 +1,45 @@
+"""Whether a release holds what a site serves: asked before any node is, for a node would say so after its firewall has closed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from engine.errors import InputError
+from engine.trust import Target
+from installer.site.inventory import Inventory
+
+MODELS = "content/models/"
+CONFIGURATION, WEIGHTS = "config.json", ".safetensors"
+
+
+def demand(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> None:
+    """Refuse a release without the models that the site's services serve.
+
+    Args:
+        targets: what the release holds, by path; from metadata whose signatures were checked.
+
+    Raises:
+        InputError: names every service whose model is not there, or not whole.
+    """
+    wrong = list(_missing(inventory, release, targets))
+    if wrong:
+        raise InputError(
+            "\n".join(wrong),
+            where=f"{inventory.path}: appliance_site.services",
+            remedy="Correct `model` of the service, or add the model to the definition and build the release again.",
+        )
+
+
+def _missing(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> Iterator[str]:
+    held: dict[str, set[str]] = {}
+    for path in targets:
+        if path.startswith(MODELS):
+            name, _, file = path.removeprefix(MODELS).partition("/")
+            held.setdefault(name, set()).add(file)
+    for service in inventory.site.services:
+        files = held.get(service.model)
+        if files is None:
+            there = ", ".join(sorted(held)) or "none"
+            yield f"the service {service.name} serves {service.model}, and {release} holds no such model (it holds: {there})"
+        elif CONFIGURATION not in files or not any(f.endswith(WEIGHTS) and "/" not in f for f in files):
+            yield f"the service {service.name} serves {service.model}, of which {release} holds no {CONFIGURATION} or no *{WEIGHTS}"

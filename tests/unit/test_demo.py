@@ -33,11 +33,12 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 DEAF = "import pathlib, signal, sys, time; signal.signal(2, signal.SIG_IGN); pathlib.Path(sys.argv[1], 'begun').touch(); time.sleep(60)"
-# The whole demo with another program; what background shells ignore is undone.
+# The whole demo with another program; what background shells and nohup ignore is undone.
 DRIVER = """
 import signal, sys
 from tests import demo
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 demo.PROGRAM = [sys.executable, "-c", sys.argv.pop(1), sys.argv.pop(1)]
 demo.HEARD_S = float(sys.argv.pop(1))
 demo.ENDS_S = 2.0

@@ -29,9 +29,9 @@ from tests.demo import (
     refused_without_certificate,
     site_environment,
 )
+from tests.e2e.onenode import UNITS, changed, lengths, on_node, start_times, status_argv
 
 pytestmark = pytest.mark.nodes
-UNITS = "appliance-vllm@tiny.service appliance-nginx.service appliance-firewall.service"
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,6 @@ def lab(demo: Demo) -> Iterator[Lab]:
         down(name)
 
 
-def on_node(lab: Lab, command: str) -> str:
-    done = subprocess.run(
-        [*lab.ssh(lab.nodes[0].address), command], capture_output=True, text=True, check=True, timeout=3000
-    )
-    return done.stdout
-
-
 def files_of(lab: Lab) -> str:
     """Every file of the node that an install could touch, with size, mode, owner and time of change.
 
@@ -64,16 +57,6 @@ def files_of(lab: Lab) -> str:
         "find /etc /opt /usr /var/lib /root -xdev -not -path '*/systemd/*' -not -path '/root' -not -path '/root/.ansible*'"
         " -not -path '/var/lib/appliance/egress*' -not -path '/var/lib/appliance/metrics*' -printf '%p %s %m %U %T@\\n' | sort",
     )
-
-
-def status_argv(demo: Demo) -> list[str | Path]:
-    state = demo.work / "control"
-    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", state / n)]
-    return ["status", *places, "--site-keys", state / "site"]
-
-
-def start_times(lab: Lab) -> str:
-    return on_node(lab, f"systemctl show -p Id,ActiveEnterTimestampMonotonic,NRestarts,MainPID {UNITS}")
 
 
 # The tests below follow one node through its life; pytest runs them in this order.
@@ -244,11 +227,6 @@ def post(demo: Demo, lab: Lab, body: dict[str, Any]) -> tuple[int, Any]:
     return said.status_code, said.json()
 
 
-def lengths(demo: Demo, lab: Lab) -> list[int]:
-    """The context length of each model, as the service itself says."""
-    return [m.model_dump()["max_model_len"] for m in client(demo, lab).models.list()]
-
-
 def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None:
     assert "Error" in refused_without_certificate(demo, lab)
 
@@ -320,80 +298,9 @@ def test_what_drifts_is_all_that_a_dry_run_predicts_and_an_install_repairs(demo:
 
 
 def test_a_changed_argument_is_what_the_service_runs_with(demo: Demo, lab: Lab) -> None:
-    site = demo.work / "changed"
-    shutil.copytree(TREE / "inventories/demo", site)
-    variables = site / "group_vars/all/site.yml"
-    variables.write_text(variables.read_text().replace("max-model-len: 1024", "max-model-len: 512"))
-    made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
+    made = demo.appliance(*install_argv(demo, changed(demo, 512)), demo.bundle, json_output=True)
     assert made["good"], made["failures"]
     assert lengths(demo, lab) == [512]
-    units = start_times(lab)
-    assert demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)["idle"] == ["node-1"]
-    # A service that missed its restart is told, and the next install gives it one.
-    on_node(lab, "sed -i 's/max-model-len: 512/max-model-len: 256/' /etc/appliance/vllm/tiny.yaml")
-    told = demo.appliance(*status_argv(demo), "-i", site, ok=(5,), json_output=True)
-    assert "tiny runs with another configuration" in told["nodes"][0]["findings"][0]["what"]
-    on_node(lab, "systemctl restart appliance-vllm@tiny")
-    assert lengths(demo, lab) == [256]
-    demo.appliance(*install_argv(demo, site), demo.bundle)
-    assert lengths(demo, lab) == [512]
-    assert start_times(lab) != units
-
-
-def test_a_service_that_cannot_start_says_why_and_the_next_install_needs_no_help(demo: Demo, lab: Lab) -> None:
-    site = demo.work / "changed"
-    variables = site / "group_vars/all/site.yml"
-    good = variables.read_text()
-    variables.write_text(good.replace("max-model-len: 512", "max-model-len: 16384"))
-    told = demo.appliance(*install_argv(demo, site), demo.bundle, ok=(5,), json_output=True)["failures"]
-    assert [f["node"] for f in told] == ["node-1"]
-    assert "max_model_len (16384) is greater than the derived max_model_len" in told[0]["reason"]
-    assert "Lower max-model-len" in told[0]["reason"]
-    variables.write_text(good)
-    made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
-    assert made["good"], made["failures"]
-    assert lengths(demo, lab) == [512]
-
-
-def following(demo: Demo) -> Path:
-    """The demo's next release: the same content under another version."""
-    where = demo.work / "next"
-    (where / "bundles").mkdir(parents=True)
-    (where / "build").symlink_to(TREE / "build")
-    shutil.copy2(TREE / "bundles/demo.pins.txt", where / "bundles")
-    definition = where / "bundles/demo.yml"
-    definition.write_text((TREE / "bundles/demo.yml").read_text().replace("version: 1.0.0", "version: 1.1.0"))
-    demo.appliance("lock", definition)
-    demo.appliance("build", "bundle", definition, "--out", where)
-    return where / "demo-1.1.0"
-
-
-def running(lab: Lab) -> str:
-    return on_node(lab, "basename $(readlink /opt/appliance/current)").strip()
-
-
-def test_an_upgrade_is_planned_and_done_and_a_node_returns_and_goes_again(demo: Demo, lab: Lab) -> None:
-    """The dry run and the plan see a release that the node has not; back and forth, apt always has the lists of the release."""
-    upgrade, site, control = following(demo), demo.work / "changed", demo.work / "control"
-    install = [*install_argv(demo, site), "--full"]
-    seen = demo.appliance(*install, "--check", upgrade, json_output=True)
-    assert seen["good"], seen["failures"]
-    demo.appliance("import", "--depot", control / "depot", upgrade)
-    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", control / n)]
-    places += ["--site-keys", control / "site"]
-    plan = demo.appliance("plan", "-i", site, *places, "--release", "demo-1.1.0", json_output=True)
-    made = demo.appliance(
-        *install_argv(demo, site), "--plan", plan["digest"], "--release", "demo-1.1.0", json_output=True
-    )
-    assert made["good"], made["failures"]
-    assert running(lab) == "demo-1.1.0" and ask(demo, lab)
-    back = [w for n in ("ca", "runs") for w in (f"--{n}", control / n)]
-    demo.appliance("rollback", "-i", site, *back, "--site-keys", control / "site")
-    assert running(lab) == "demo-1.0.0" and ask(demo, lab)
-    for release, words in (("demo-1.0.0", ["--allow-downgrade", "the upgrade was taken back"]), ("demo-1.1.0", [])):
-        made = demo.appliance(*install, *words, "--release", release, json_output=True)
-        assert made["good"], made["failures"]
-        assert running(lab) == release and ask(demo, lab)
 
 
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:

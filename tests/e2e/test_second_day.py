@@ -11,7 +11,7 @@ import pytest
 
 from installer.lab.lab import Lab, down, up
 from tests.demo import TREE, Demo, ask, install_argv, site_environment
-from tests.e2e.onenode import lengths, on_node, start_times, status_argv
+from tests.e2e.onenode import changed, lengths, on_node, start_times, status_argv
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 

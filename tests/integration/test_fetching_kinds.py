@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,13 +206,12 @@ def test_packages_take_the_proxy_of_the_builders_own_apt(
 def test_packages_take_the_proxy_that_apts_program_chooses_and_go_directly_where_it_says_so(
     tmp_path: Path, vendor: aptsite.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with netsite.proxy(netsite.Site(vendor.url)) as proxy:
-        program = tmp_path.parent / f"{tmp_path.name}-choose"
+    # apt runs it as a user of its own, which pytest's directories keep out.
+    with netsite.proxy(netsite.Site(vendor.url)) as proxy, tempfile.TemporaryDirectory(prefix="appliance-") as open_to:
+        program = Path(open_to, "choose")
         program.write_text(f'#!/bin/sh\ncase "$1" in *corp.test*) echo {proxy.address} ;; *) echo DIRECT ;; esac\n')
         program.chmod(0o755)
-        for parent in program.parents[:-1]:
-            if parent != Path("/tmp"):  # noqa: S108 - apt runs it as its own user
-                parent.chmod(parent.stat().st_mode | 0o055)
+        program.parent.chmod(0o755)
         etc(tmp_path, monkeypatch, conf=f'Acquire::http::Proxy-Auto-Detect "{program}";\n')
         lock_and_fetch(tmp_path, {}, "http://mirror.corp.test/")
         asked = len(proxy.asked)

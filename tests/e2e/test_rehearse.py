@@ -68,7 +68,7 @@ def test_a_whole_bundle_passes_and_says_what_was_run(demo: Demo) -> None:
     assert [(p["gateway"], p["good"], p["refused_without_certificate"]) for p in done["proof"]] == [
         ("node-1", True, True)
     ]
-    assert any("service rehearsal: answered a prompt" in what for what in done["rehearsed"])
+    assert any("service rehearsal: answered a chat" in what for what in done["rehearsed"])
     assert done["attempts"] == []
     # The watch saw: the node fetched from the depot, and its own proof of the firewall knocked at both doors.
     assert {"inside" in reason for reason in done["excused"]} == {True, False}

@@ -164,6 +164,8 @@ def test_a_certificate_that_the_edge_cannot_take_is_taken_back(site: Site) -> No
 
 @pytest.mark.slow
 def test_another_authority_cuts_no_stream_and_fails_no_request(site: Site) -> None:
+    if not (site.work / "clients/team-a").exists():
+        site.client("team-a")
     tenant = site.client("team-b")
     with load(site, tenant) as during:
         waits = rotate(site, "--ca")

@@ -108,14 +108,8 @@ def _site(world: Path) -> None:
     """One node that is everything, and out of reach."""
     node = {**UNREACHABLE, "ansible_user": "root"}
     hosts = {"all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}}
-    service = {"name": "tiny", "model": "tiny", "served_name": "tiny"}
-    settings = {
-        "appliance_site": {
-            "control": {"address": "127.0.0.1"},
-            "management_sources": ["127.0.0.1"],
-            "services": [service],
-        }
-    }
+    # The bundle has no model, so nothing is served.
+    settings = {"appliance_site": {"control": {"address": "127.0.0.1"}, "management_sources": ["127.0.0.1"]}}
     (world / "site/group_vars/all").mkdir(parents=True)
     (world / "site/hosts.yml").write_text(yaml.safe_dump(hosts))
     (world / "site/group_vars/all/site.yml").write_text(yaml.safe_dump(settings))

@@ -283,20 +283,6 @@ def test_the_models_unit_is_sandboxed(lab: Lab) -> None:
     assert float(line.split(":")[1].split()[0]) <= 2.0, line
 
 
-def test_what_drifts_is_all_that_a_dry_run_predicts_and_an_install_repairs(demo: Demo, lab: Lab) -> None:
-    """The dry run goes through every role of an installed node, so it shows as well that nothing else would change."""
-    on_node(lab, "echo '# by hand' >> /etc/appliance/nginx/nginx.conf")
-    predicted = demo.appliance(*install_argv(demo), "--check", demo.bundle, json_output=True)
-    made = demo.appliance(*install_argv(demo), demo.bundle, json_output=True)
-    assert predicted["good"] and not predicted["nodes"]["node-1"]["nothing_yet"], predicted["failures"]
-    kept = "node: Keep this state of the node"  # the repaired state is a generation of its own
-    for outcome in (predicted, made):
-        changes = [c for c in outcome["nodes"]["node-1"]["changes"] if c != kept]
-        assert changes and all("nginx" in c for c in changes), changes
-    assert "by hand" not in on_node(lab, "cat /etc/appliance/nginx/nginx.conf")
-    assert ask(demo, lab)
-
-
 def test_a_changed_argument_is_what_the_service_runs_with(demo: Demo, lab: Lab) -> None:
     made = demo.appliance(*install_argv(demo, changed(demo, 512)), demo.bundle, json_output=True)
     assert made["good"], made["failures"]

@@ -90,7 +90,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     definition = {"schema": 1, "name": "demo", "version": "1.0.0", "target": target}
     lock = Lock(name="demo", version="1.0.0", definition_sha256="0" * 64, artifacts=()).model_dump(by_alias=True)
     manifest = json.dumps({"definition": definition, "lock": lock})
-    files = {"manifest.json": manifest.encode(), "models/tiny/model.safetensors": bytes(3 << 20)}
+    files = {
+        "manifest.json": manifest.encode(),
+        "models/tiny/config.json": b"{}",
+        "models/tiny/model.safetensors": bytes(3 << 20),
+    }
     bundle = bundles.make(work, files)
     (work / "root.json").write_bytes(bundle.root)
     lab = up(f"test-{secrets.token_hex(3)}", nodes=2, owner_pid=os.getpid())

@@ -120,14 +120,25 @@ def _target(store: Store, to: str) -> Generation:
 
 
 def _list(_asked: argparse.Namespace) -> dict[str, Any]:
-    store = Store()
+    return listed(Store())
+
+
+def listed(store: Store) -> dict[str, Any]:
+    """All generations that are kept; ``differs`` are the files that are not as in the current one."""
     current = store.current()
     known = [store.load(n) for n in store.numbers()]
+    now = current.entries if current else {}
     return {
         "current": current.number if current else 0,
         "switching": store.begun(),
-        "generations": [{"number": g.number, "release": g.release, "made": g.made, "digest": g.digest} for g in known],
-    }
+        "generations": [
+            {
+                "number": g.number, "release": g.release, "made": g.made, "digest": g.digest,
+                "differs": [f"/{path}" for path in tree.differences(now, g.entries)],
+            }
+            for g in known
+        ],
+    }  # fmt: skip
 
 
 def _prune(asked: argparse.Namespace) -> dict[str, Any]:

@@ -89,7 +89,14 @@ def _page(made: GoneBack, check: bool) -> RenderableType:
             "" if node.good else f"FAILED {node.failure}",
         )
     # What went is in the table, and was said before.
-    lines = [Text(f"{n}: runs {a.now}, would go to {a.to}") for n, a in made.aims.items()] if check else []
+    lines = (
+        [
+            Text(f"{n}: runs {a.now}, would go to {a.to}; {a.difference}".removesuffix("; "))
+            for n, a in made.aims.items()
+        ]
+        if check
+        else []
+    )
     lines += [Text(f"{name} cannot go to {made.to}: {why}") for name, why in made.refused.items()]
     if made.stopped:
         lines.append(Text(made.stopped))

@@ -6,16 +6,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.report import printable
+
 PREVIOUS = "previous"
+SHOWN = 4  # files that are named; JSON has all
 
 
 @dataclass(frozen=True)
 class State:
-    """A generation that a node keeps: its number, its release, and when it was kept (ISO 8601, UTC)."""
+    """A generation that a node keeps: its number, its release, and when it was kept (ISO 8601, UTC).
+
+    ``differs`` are the files that are not as in the current one; None where the node's engine is too old to say.
+    """
 
     number: int
     release: str
     made: str
+    differs: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         return f"generation {self.number} ({self.release}, kept {self.made[:16].replace('T', ' ')})"
@@ -28,6 +35,17 @@ class Aim:
     now: State | None = None
     to: State | None = None
     why: str = ""
+
+    @property
+    def difference(self) -> str:
+        """What the step changes on the node, in words."""
+        if self.to is None or self.to.differs is None:
+            return ""
+        if not self.to.differs:
+            return "no file differs"
+        shown = ", ".join(self.to.differs[:SHOWN])
+        more = len(self.to.differs) - SHOWN
+        return f"{len(self.to.differs)} files differ: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def aim(told: Mapping[str, Any], to: str) -> Aim:
@@ -58,5 +76,7 @@ def _states(told: object) -> list[State]:
     found = []
     for entry in told if isinstance(told, Iterable) and not isinstance(told, str) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("number"), int):
-            found.append(State(entry["number"], str(entry.get("release")), str(entry.get("made"))))
+            paths = entry.get("differs")
+            differs = tuple(printable(str(p), keep="")[:300] for p in paths) if isinstance(paths, list) else None
+            found.append(State(entry["number"], str(entry.get("release")), str(entry.get("made")), differs))
     return sorted(found, key=lambda s: s.number)

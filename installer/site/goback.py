@@ -83,7 +83,7 @@ def go_back(
     with exclusive(site.runs):
         made.aims, made.refused = _aims(inventory, hosts, to)
         for name, found in made.aims.items():
-            report.say(f"{name}: runs {found.now}, goes to {found.to}")
+            report.say(f"{name}: runs {found.now}, goes to {found.to}; {found.difference}".removesuffix("; "))
         if made.refused or check:
             return made
         ledger, rules = Ledger(site.runs), policy(inventory.site.rolling)

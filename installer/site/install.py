@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import durable, verify
-from engine.errors import InputError, TrustError
+from engine import durable
+from engine.blobs import hash_file
 from engine.memory import Demand
 from engine.report import Report
+from engine.trust import Target
 from installer.depot import Depot, targets_of
 from installer.site import chain, controlpki, gate, holds, piecelists, prove, unchanged
+from installer.site import release as releases
 from installer.site.events import Failure, Listener, Tracker
-from installer.site.inventory import Inventory
+from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.lock import exclusive
 from installer.site.playbooks import Playbooks
+from installer.site.release import Age, Release
 from installer.site.rollback import restore
 from installer.site.rollout import Means, Rollout, roll
 from installer.site.serve import serving
@@ -107,16 +110,16 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
     run_dir.mkdir(parents=True, mode=0o700)
     outcome = Outcome("", request.check, started.isoformat(timespec="seconds"), str(run_dir / "ansible.log"))
     outcome.plan, outcome.agreed = agreed
-    with exclusive(request.runs), _timed(outcome, "total"):
+    with exclusive(request.runs), _timed(outcome, "total"), ExitStack() as stack:
         with _timed(outcome, "import"):
-            view, root = _content(request, outcome, report)
-        holds.demand(request.inventory, outcome.release, targets_of(view))
+            release = stack.enter_context(_release(request, outcome, report))
+        holds.demand(request.inventory, release.name, targets_of(release.view))
         outcome.preflight_skipped = request.skip_preflight
-        _nodes(request, outcome, view, root, run_dir, report, listener)
+        _nodes(request, outcome, release, run_dir, report, listener)
         went_back = bool(outcome.rollout and outcome.rollout.restored)
         if (not outcome.failures or went_back) and not request.check and request.inventory.site.services:
             with _timed(outcome, "prove"):
-                served = None if went_back else view  # nodes that went back may serve several releases
+                served = None if went_back else release.view  # nodes that went back may serve several releases
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase, served)
         outcome.good = not outcome.failures and not outcome.stopped_short and all(p.good for p in outcome.proof)
     _report(request, outcome, run_dir)
@@ -125,10 +128,11 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the roles would do, and where it is written."""
+    """What the roles would do, and where it is written. ``targets`` are the release's files by path, ``listed`` is the SHA-256 of their signed list."""
 
     release: str
-    view: Path
+    targets: Mapping[str, Target]
+    listed: str
     tracker: Tracker
     log: str
 
@@ -143,21 +147,23 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
     run_dir = request.runs / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     run_dir.mkdir(parents=True, mode=0o700)
     outcome = Outcome("", True, "", str(run_dir / "ansible.log"))
-    with exclusive(request.runs):
-        view, root = _content(request, outcome, report)
-        holds.demand(request.inventory, outcome.release, targets_of(view))
+    with exclusive(request.runs), _release(request, outcome, report) as release:
+        targets = targets_of(release.view)
+        holds.demand(request.inventory, release.name, targets)
+        age = _age(request, release, [h for h in request.inventory.nodes if h.name in nodes])
         tracker = Tracker(list(nodes), listener)
         books = Playbooks(
             request.inventory,
             run_dir,
-            {**_variables(request, outcome, view, root), "appliance_inputs": {}},
+            {**_variables(request, release, age), "appliance_inputs": {}},
             tracker,
             True,
             True,
         )
-        with _depot_served(request, view):
+        with _depot_served(request, release.view):
             books.run("site.yml", nodes)
-    return DryRun(outcome.release, view, tracker, outcome.log)
+        listed = hash_file(release.view / "metadata" / "targets.json")[0]
+    return DryRun(release.name, targets, listed, tracker, outcome.log)
 
 
 def _report(request: Request, outcome: Outcome, run_dir: Path) -> None:
@@ -171,76 +177,51 @@ def _report(request: Request, outcome: Outcome, run_dir: Path) -> None:
     envelope.seal(text, REPORT, run_dir / "report.dsse.json", key, passphrase)
 
 
-def _content(request: Request, outcome: Outcome, report: Report) -> tuple[Path, Path]:
-    """Directory of the verified release, and the pinned root. A dry run reads the bundle where it is and imports nothing."""
+@contextmanager
+def _release(request: Request, outcome: Outcome, report: Report) -> Iterator[Release]:
+    """The verified release while the block runs. A dry run reads a bundle where it is and imports nothing."""
     depot = request.depot
+    if request.bundle is not None and request.check:
+        with releases.to_look_at(depot, request.bundle, request.root, report) as found:
+            outcome.release = found.name
+            yield found
+        return
     if request.bundle is None:
-        outcome.release = request.release or _newest(depot)
-        view = depot.view(outcome.release)
-        if request.downgrade and not request.check:
-            # Going back to what is here already is the same step as importing it: asked for, agreed to and on record once.
-            with depot.exclusive():
-                depot.open(view, None, request.demand)
-        return view, depot.pinned_root
-    if not request.check:
-        imported = depot.import_bundle(request.bundle, root_json=request.root, demand=request.demand, report=report)
-        outcome.release, outcome.imported_bytes, outcome.size = (
-            imported.trusted.release,
-            imported.copied,
-            imported.trusted.size,
-        )
-        return imported.view, depot.pinned_root
-    root = depot.pinned_root if depot.pinned_root.is_file() else request.root
-    if root is None:
-        raise InputError(
-            "no root of trust is pinned yet",
-            where=str(depot.root),
-            remedy="Give --root with the root.json you received on another way than the bundle.",
-        )
-    checked = verify.verify(request.bundle, depot.root_of_trust(root), report=report)
-    if not checked.good:
-        first = checked.findings[0]
-        raise TrustError(
-            f"{len(checked.findings)} files are not as signed, first {first.path} ({first.problem})",
-            where=str(request.bundle),
-            remedy="`appliance verify` lists every such file.",
-        )
-    outcome.release = checked.trusted.release
-    return request.bundle.resolve(), root.resolve()
+        found = releases.of_depot(depot, request.release, request.demand, check=request.check)
+    else:
+        found = releases.of_bundle(depot, request.bundle, request.root, request.demand, report)
+    outcome.release, outcome.imported_bytes, outcome.size = found.name, found.imported_bytes, found.size
+    yield found
 
 
-def _newest(depot: Depot) -> str:
-    releases = depot.releases()
-    if len(releases) != 1:
-        raise InputError(
-            f"the depot has {len(releases)} releases",
-            where=str(depot.root),
-            remedy="Give the bundle's directory, or --release NAME-VERSION.",
-        )
-    return releases[0]
-
-
-def _variables(request: Request, outcome: Outcome, view: Path, root: Path) -> dict[str, Any]:
+def _variables(request: Request, release: Release, age: Age) -> dict[str, Any]:
     """What the playbooks are told, beside the digests of the nodes' inputs."""
     return {
-        **site_variables(request.inventory, outcome.release, targets_of(view)),
-        "appliance_depot_view": str(view),
-        "appliance_depot_root": str(root),
+        **site_variables(request.inventory, release.name, targets_of(release.view)),
+        "appliance_depot_view": str(release.view),
+        "appliance_depot_root": str(release.root),
         "appliance_ca_dir": str(request.ca_dir.resolve()),
         "appliance_ca_passphrase_file": str(request.ca_passphrase),
-        "appliance_minimum_version": _minimum_version(request, outcome.release),
-        "appliance_allow_downgrade": request.downgrade,
+        "appliance_minimum_version": age.minimum_version,
+        "appliance_allow_downgrade": age.reason,
     }
 
 
+def _age(request: Request, release: Release, hosts: Sequence[Host]) -> Age:
+    """Whether these hosts may have the release."""
+    ask = lambda: unchanged.ask(request.inventory, hosts).values()  # noqa: E731
+    return releases.age(request.depot, release.name, request.downgrade, ask)
+
+
 def _nodes(
-    request: Request, outcome: Outcome, view: Path, root: Path, run_dir: Path, report: Report, listener: Listener
+    request: Request, outcome: Outcome, release: Release, run_dir: Path, report: Report, listener: Listener
 ) -> None:
     """Bring every node that needs it to the release."""
     inventory = request.inventory
     chosen = gate.limited(inventory, request.limit)
     hosts = [h for h in inventory.nodes if h.name in chosen]
     now: dict[str, NodeNow] = {}
+    view, age = release.view, _age(request, release, hosts)
     if not request.check:
         controlpki.ensure(request.ca_dir, request.ca_passphrase)  # what nodes get of it belongs to their inputs
         with _timed(outcome, "ask"):
@@ -259,12 +240,12 @@ def _nodes(
         return
     if not request.skip_preflight:
         with _timed(outcome, "preflight"):
-            outcome.failures = gate.refusals(inventory, view, root, [h.name for h in hosts], report)
+            outcome.failures = gate.refusals(inventory, view, release.root, [h.name for h in hosts], report)
         if outcome.failures:
             outcome.nodes, outcome.log = {}, ""  # Ansible was not started
             return
     tracker = Tracker([h.name for h in hosts], listener)
-    variables = {**_variables(request, outcome, view, root), "appliance_inputs": made_from}
+    variables = {**_variables(request, release, age), "appliance_inputs": made_from}
     books = Playbooks(inventory, run_dir, variables, tracker, request.check, request.diff)
     try:
         with _depot_served(request, view), _timed(outcome, "nodes"):
@@ -282,25 +263,6 @@ def _nodes(
             n: {"ok": s.ok, "changed": s.changed, "changes": s.changes, "nothing_yet": s.nothing_yet}
             for n, s in tracker.nodes.items()
         }
-
-
-def _minimum_version(request: Request, release: str) -> int:
-    """What nodes must not go behind: the newest version of that name that this control host has seen.
-
-    Raises:
-        TrustError: the release is older, and nobody said that this is meant.
-    """
-    if not request.depot.pinned_root.is_file() or request.downgrade:
-        return 0
-    name, version = request.depot.identity(release)
-    newest = request.depot.memory().version(name) if name else 0
-    if version < newest:
-        raise TrustError(
-            f"{release} (version {version}) is older than the newest {name} seen here (version {newest})",
-            where=str(request.depot.root),
-            remedy="Install the newest, or give the reason for going back with --allow-downgrade.",
-        )
-    return newest
 
 
 @contextmanager

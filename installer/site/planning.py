@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.blobs import hash_file
 from engine.errors import ApplianceError, NodeError
 from engine.report import Report
 from engine.trust import Target
@@ -54,10 +53,10 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
     busy = [n.node for n in nodes if n.tasks or n.blind]
     return Plan(
         run.release,
-        hash_file(run.view / "metadata" / "targets.json")[0],
+        run.listed,
         nodes,
         rolling.plan(busy, leaving, rules, total).batches,
-        _content(request, now, run.release, targets_of(run.view)),
+        _content(request, now, run.release, run.targets),
         {
             "rolling": inventory.site.rolling.model_dump(mode="json"),
             "gate": inventory.site.gate.model_dump(mode="json"),

@@ -52,3 +52,20 @@ def test_a_state_is_told_with_release_and_time() -> None:
 def test_what_a_node_does_not_keep_is_named(answer: dict[str, Any], to: str, why: str) -> None:
     found = aim(answer, to)
     assert found.to is None and why in found.why
+
+
+@pytest.mark.parametrize(
+    ("differs", "words"),
+    [
+        (None, ""),  # an engine from before it said so
+        ([], "no file differs"),
+        (["/opt/appliance/current"], "1 files differ: /opt/appliance/current"),
+        ([f"/etc/appliance/{n}" for n in range(6)], "6 files differ: /etc/appliance/0, /etc/appliance/1, "),
+    ],
+)
+def test_what_a_step_changes_is_told(differs: list[str] | None, words: str) -> None:
+    answer = told(5)
+    answer["generations"][1] |= {} if differs is None else {"differs": differs}
+    said = aim(answer, "previous").difference
+    assert said.startswith(words) and bool(said) == bool(words)
+    assert said.endswith("and 2 more") == (differs is not None and len(differs) == 6)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InputError, TrustError
+from engine.report import Silent
 from engine.verify import open_bundle, verify
 from installer.carry import delta, garbage, receipt
 from installer.carry.compare import difference, lacking
-from installer.depot import Depot
+from installer.depot import Depot, targets_of
+from installer.site import release
 from installer.trust import signer
 from tests.bundles import NOW, Bundle, MemoryKeys, make
 
@@ -87,6 +89,32 @@ def test_a_delta_imports_into_the_depot_that_has_its_base(
     imported = depot.import_bundle(made.path)
     assert imported.copied == made.size == 7003
     assert verify(imported.view, base.root).good
+
+
+def test_a_dry_run_sees_a_delta_with_what_the_depot_has_and_takes_nothing_in(
+    tmp_path: Path, depot: Depot, base: Bundle, following: Bundle
+) -> None:
+    have = [t.sha256 for t in open_bundle(base.path, base.root).targets.values()]
+    made = delta.write(following.path, open_bundle(following.path, base.root), tmp_path / "delta", have)
+    before = files(depot.root)
+    with release.to_look_at(depot, made.path, None, Silent()) as seen:
+        assert seen.name == "demo-1.1.0"
+        assert {p: (seen.view / p).read_bytes() for p in files(seen.view) if p.startswith("content/models")} == {
+            f"content/{name}": data for name, data in NEXT.items() if name.startswith("models")
+        }
+        assert targets_of(seen.view).keys() == open_bundle(following.path, base.root).targets.keys()
+    assert files(depot.root) == before
+
+
+def test_a_dry_run_refuses_a_delta_of_another_base(tmp_path: Path, base: Bundle, following: Bundle) -> None:
+    have = [t.sha256 for t in open_bundle(base.path, base.root).targets.values()]
+    made = delta.write(following.path, open_bundle(following.path, base.root), tmp_path / "delta", have)
+    (tmp_path / "pin").write_bytes(base.root)
+    with (
+        pytest.raises(TrustError, match="files are not as signed"),
+        release.to_look_at(Depot(tmp_path / "empty"), made.path, tmp_path / "pin", Silent()),
+    ):
+        pytest.fail("it was shown")
 
 
 def test_a_delta_against_another_base_says_what_is_missing_and_takes_nothing_in(

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 
 from engine.errors import InputError, TrustError
 from engine.memory import Demand, Downgrade
+from engine.report import Silent
 from installer.cli.main import app
 from installer.depot import Depot
-from installer.site.install import Outcome, Request, _content
+from installer.site import release
+from installer.site.release import Age
+from installer.site.unchanged import NodeNow
 from installer.trust import downgrade, signer
 from installer.trust.signer import KeyFile
 from tests.bundles import NOW, PASSPHRASE, Bundle, MemoryKeys, make
@@ -180,18 +183,40 @@ def test_a_site_cannot_be_asked_no_more_by_damage(site: Site) -> None:
 def test_what_is_in_the_depot_already_goes_back_on_the_same_terms(site: Site) -> None:
     """`install --release OLD` imports nothing, and is the same step all the same."""
     [bob] = site.asks("bob")
-    request = Request(
-        inventory=None, depot=site.depot, ca_dir=site.place, ca_passphrase=site.place, runs=site.place,  # type: ignore[arg-type]
-        site_keys=site.place, release="demo-1.0.0", downgrade=REASON,
-    )  # fmt: skip
-    outcome = Outcome("", check=False, started="", log="")
     with pytest.raises(TrustError, match="1 of bob must agree"):
-        _content(request, outcome, None)  # type: ignore[arg-type]
-    view, _ = _content(replace(request, approvals=(site.approval(bob),)), outcome, None)  # type: ignore[arg-type]
-    assert view == site.depot.view("demo-1.0.0")
+        release.of_depot(site.depot, "demo-1.0.0", Demand(downgrade=REASON), check=False)
+    agreed = Demand(downgrade=REASON, approvals=(site.approval(bob),))
+    assert release.of_depot(site.depot, "demo-1.0.0", agreed, check=False).view == site.depot.view("demo-1.0.0")
     assert site.depot.memory().version("demo") == site.after
-    _content(request, outcome, None)  # type: ignore[arg-type]  # repeated after a stop: the step is done
+    release.of_depot(site.depot, "demo-1.0.0", agreed, check=False)  # repeated after a stop: the step is done
     assert len(site.record) == 1
+
+
+def test_what_every_node_runs_already_is_no_step_back(site: Site) -> None:
+    """After an upgrade that failed, the release that still runs is installed again: no reason, no second person, no record."""
+    site.asks("bob")
+    depot, runs = site.depot, [NodeNow("a", "demo-1.0.0", 1), NodeNow("b", "demo-1.0.0", 4)]
+    found = release.of_bundle(depot, site.old.path, None, Demand(), Silent())
+    assert (found.name, found.imported_bytes) == ("demo-1.0.0", 0)
+    told = release.age(depot, found.name, "", lambda: runs)
+    assert (told.minimum_version, bool(told.reason)) == (site.after, True)
+    assert depot.memory().version("demo") == site.before
+    assert [r for r in site.record if "policy" not in r] == []
+    assert release.age(depot, "demo-1.1.0", "", pytest.fail) == Age(site.before)
+
+
+@pytest.mark.parametrize("other", ["demo-1.1.0", ""])
+def test_one_node_that_runs_something_else_makes_it_a_step_back(site: Site, other: str) -> None:
+    runs = [NodeNow("a", "demo-1.0.0", 1), NodeNow("b", other, 1)]
+    with pytest.raises(TrustError, match=f"and b runs {other or 'no release'}"):
+        release.age(site.depot, "demo-1.0.0", "", lambda: runs)
+
+
+def test_an_older_bundle_that_was_changed_is_not_the_one_in_the_depot(site: Site) -> None:
+    listed = site.old.path / "metadata/targets.json"
+    listed.write_bytes(listed.read_bytes().replace(b"1.0.0", b"1.0.1", 1))
+    with pytest.raises(TrustError):
+        release.of_bundle(site.depot, site.old.path, None, Demand(), Silent())
 
 
 def test_the_second_person_on_the_command_line(site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine import durable
 from engine.errors import ApplianceError, InputError, ResourceError
-from engine.generation import checks, tree, units
+from engine.generation import checks, cli, tree, units
 from engine.generation.store import Store
 from engine.generation.switch import switch
 
@@ -103,6 +103,14 @@ def test_keeping_the_same_again_writes_nothing(store: Store) -> None:
     kept, changed = store.keep("in-1", {"x": 1})
     assert (kept.number, kept.release, changed) == (1, "d-1", False)
     assert {p: p.lstat().st_mtime_ns for p in store.directory.rglob("*")} == before
+
+
+def test_the_list_says_which_files_differ_from_the_current_state(store: Store) -> None:
+    upgrade(store)
+    store.keep("in-2", {})
+    before, now = cli.listed(store)["generations"]
+    assert now["differs"] == []
+    assert {"/opt/appliance/current", "/etc/systemd/system/opt-appliance-runtimes-old.mount"} <= set(before["differs"])
 
 
 def test_secrets_and_the_operators_files_are_not_kept(store: Store) -> None:

@@ -49,6 +49,8 @@ def _drift(store: Store, current: Generation, systemd: Systemd) -> list[str]:
     found = []
     if (begun := store.begun()) is not None:
         found.append(f"a switch to generation {begun} has not ended")
+    if (store.root / units.DRAINED).exists():
+        found.append("the edge answers that the node is out of service")
     if moved := tree.differences(tree.scan(store.root), current.entries):
         found.append(f"/{moved[0]} is not as it was kept" + (f", and {len(moved) - 1} more" if len(moved) > 1 else ""))
     if stopped := systemd.inactive(units.wanted(current.entries)):

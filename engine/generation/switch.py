@@ -48,6 +48,8 @@ def switch(store: Store, target: Generation, systemd: Systemd, rules: Rules) -> 
     changed = tree.differences(before, target.entries)
     planned = units.moves(changed, before, target.entries, systemd.loaded(), lambda path: _text(store.root / path))
     store.begin(target.number)
+    if planned.answers:
+        _drained(store.root).touch()
     systemd.stop(planned.stop)
     at = time.monotonic()
     store.put_back(target)
@@ -58,6 +60,9 @@ def switch(store: Store, target: Generation, systemd: Systemd, rules: Rules) -> 
     start = (*planned.start, *(u for u in systemd.inactive(units.wanted(target.entries)) if u not in planned.start))
     systemd.start(sorted(start, key=lambda u: u == units.EDGE))
     confirm = rules(_rules(store, target))
+    if planned.answers:
+        systemd.reload_edge()
+    _drained(store.root).unlink(missing_ok=True)
     store.end(target.number)
     return Switched(
         target.number,
@@ -68,6 +73,10 @@ def switch(store: Store, target: Generation, systemd: Systemd, rules: Rules) -> 
         round(switched, 3),
         round(time.monotonic() - begin, 2),
     )
+
+
+def _drained(root: Path) -> Path:
+    return root / units.DRAINED
 
 
 def firewall(texts: dict[str, str]) -> bool:

@@ -17,6 +17,9 @@ from engine.generation.tree import Entries
 from engine.process import ProcessError, run
 
 EDGE = "appliance-nginx.service"
+EDGE_CONFIGURATION = "etc/appliance/nginx/nginx.conf"
+# While this file is there, the edge of a site's only gateway answers 503 with Retry-After; its configuration names it. It goes with the unit.
+DRAINED = "run/appliance-nginx/drained"
 SERVICES = "appliance-vllm@"
 # The firewall puts its rules back itself and with a confirmation; stopping its unit would take them away.
 APART = ("appliance-firewall.service",)
@@ -26,17 +29,22 @@ _PATH = re.compile(r"/(?:etc|opt)/appliance/[^\s;:\"']+")
 
 @dataclass(frozen=True)
 class Moves:
-    """Units to stop, in order; to start again, in order. ``gone`` are no unit any more after the switch."""
+    """Units to stop, in order; to start again, in order. ``gone`` are no unit any more after the switch.
+
+    ``answers``: the edge goes on running and answers that the node is out of service.
+    """
 
     stop: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    answers: bool = False
 
 
 def moves(
     changed: Iterable[str], before: Entries, after: Entries, loaded: Iterable[str], read: Callable[[str], str]
 ) -> Moves:
-    """What the change of these paths asks for. Pure, except for ``read``.
+    """What the change of these paths asks for. Pure, except for ``read``. The edge of a site's only gateway goes on running where it
+    can: there is nobody else to answer.
 
     Args:
         changed: paths that differ between ``before`` and ``after``.
@@ -47,13 +55,20 @@ def moves(
     known = {u for u in loaded if u.endswith(SUFFIXES)} - set(APART)
     touched = {u for u in known if tree.CURRENT in paths or _inputs(u, before, read) & paths}
     after_units = wanted(after)
+    answers = EDGE in known & after_units and _can_answer(before, read) and not _own(EDGE, before) & paths
+    touched -= {EDGE} if answers else set()
     gone = {u for u in known if not _file(u, after)}
     comes = {u for u in after_units - known if _file(u, after)} - set(APART)
     return Moves(
         tuple(sorted(touched | gone, key=_stopping)),
         tuple(sorted(((touched & after_units) | comes) - gone, key=_stopping, reverse=True)),
         tuple(sorted(gone)),
+        answers,
     )
+
+
+def _can_answer(entries: Entries, read: Callable[[str], str]) -> bool:
+    return EDGE_CONFIGURATION in entries and DRAINED in read(EDGE_CONFIGURATION)
 
 
 def wanted(entries: Entries) -> set[str]:
@@ -71,15 +86,19 @@ def _stopping(unit: str) -> tuple[int, str]:
 
 def _inputs(unit: str, entries: Entries, read: Callable[[str], str]) -> set[str]:
     """Our files that a unit is made of or reads: its own, its drop-ins, and every path below our directories that they name."""
-    file = _file(unit, entries)
-    own = {file} if file else set()
-    own |= {p for p in entries if p.startswith(f"{tree.UNITS}/{unit}.d/")}
+    own = _own(unit, entries)
     instance = unit.partition("@")[2].rpartition(".")[0]
     named: set[str] = set()
     for path in own:
         for found in _PATH.findall(read(path)):
             named.add(found.replace("%i", instance).lstrip("/"))
     return own | {p for p in entries if any(p == n or p.startswith(f"{n.rstrip('/')}/") for n in named)}
+
+
+def _own(unit: str, entries: Entries) -> set[str]:
+    """The files that a unit is made of."""
+    file = _file(unit, entries)
+    return ({file} if file else set()) | {p for p in entries if p.startswith(f"{tree.UNITS}/{unit}.d/")}
 
 
 def _file(unit: str, entries: Entries) -> str:
@@ -133,6 +152,10 @@ class Systemd:
     def reload(self) -> None:
         """Read the unit files again."""
         run(["systemctl", "daemon-reload"])
+
+    def reload_edge(self) -> None:
+        """Let the edge read its configuration again; what it has in hand goes on. One that does not run is left alone."""
+        run(["systemctl", "try-reload-or-restart", EDGE])
 
     def forget_failures(self) -> None:
         """Failed starts of what was there before must not count."""

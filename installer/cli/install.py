@@ -142,7 +142,9 @@ def install(
     plan: Annotated[
         str,
         typer.Option(
-            "--plan", metavar="DIGEST", help="Do exactly what `appliance plan` showed under this digest, or nothing."
+            "--plan",
+            metavar="PLAN",
+            help="Do exactly what this plan says, or nothing: its digest, or the file that `appliance plan --out` wrote.",
         ),
     ] = "",
     plan_approval: Annotated[
@@ -204,12 +206,27 @@ def install(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, bundle=bundle, release=release,
             root=root, check=check, diff=diff, limit=limit, downgrade=allow_downgrade, approvals=tuple(approval or ()),
             site_keys=site_keys, skip_preflight=skip_preflight, full=full, carry_on=carry_on,
-            plan=plan, plan_approvals=tuple(plan_approval or ()),
+            plan=planned(plan), plan_approvals=tuple(plan_approval or ()),
         )  # fmt: skip
         outcome = run_install(request, screen, listener(screen))
     _print(screen, outcome)
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
+
+
+def planned(named: str) -> str:
+    """The digest of a plan that is named by its digest or by its file.
+
+    Raises:
+        InputError: it is neither a digest nor a file with a plan.
+    """
+    import re
+
+    from installer.trust import planapproval
+
+    if not named or re.fullmatch(r"(sha256:)?[0-9a-f]{64}", named):
+        return named
+    return f"sha256:{planapproval.digest_of(Path(named))}"
 
 
 def listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type

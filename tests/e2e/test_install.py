@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,7 +28,7 @@ from tests.demo import (
     refused_without_certificate,
     site_environment,
 )
-from tests.e2e.onenode import UNITS, changed, lengths, on_node, start_times, status_argv
+from tests.e2e.onenode import UNITS, on_node, start_times, status_argv
 
 pytestmark = pytest.mark.nodes
 
@@ -180,53 +179,6 @@ def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab
     assert chunks[-1].usage.completion_tokens > 1
 
 
-# Each asks for something that vLLM does not do for a plain chat: the engine must be the same process after it, and answer.
-ASKED: dict[str, dict[str, Any]] = {
-    "log probabilities": {"logprobs": True, "top_logprobs": 5},
-    "likeliest of few": {"temperature": 1, "top_k": 5, "top_p": 0.9, "min_p": 0.05},
-    "penalties": {"presence_penalty": 1, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
-    "several answers": {"n": 3, "temperature": 1},
-    "a seed": {"seed": 7, "temperature": 1},
-    "a bias": {"logit_bias": {"5": 20}},
-    "words that end it": {"stop": ["a", "e"]},
-    "a JSON schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}}},
-    "any JSON": {"response_format": {"type": "json_object"}},
-    "a regular expression": {"structured_outputs": {"regex": "yes|no"}},
-    "a choice": {"structured_outputs": {"choice": ["yes", "no"]}},
-    "log probabilities of the prompt": {"prompt_logprobs": 1},
-    "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"},
-    "a tool by name": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-    "a long prompt": {"messages": [{"role": "user", "content": "word " * 180}]},
-    "a prompt that is too long": {"messages": [{"role": "user", "content": "word " * 4000}]},
-}  # fmt: skip
-REFUSED = {"a prompt that is too long", "a tool by name"}  # the second wants a tool-call-parser in args of the service
-
-
-def test_no_kind_of_request_ends_the_engine(demo: Demo, lab: Lab) -> None:
-    """The node has no compiler, and some of these are compiled for when they first come."""
-    before, found = start_times(lab), {}
-    for name, more in ASKED.items():
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, **more}
-        found[name] = post(demo, lab, body)[0]
-        assert post(demo, lab, PLAIN)[0] == 200, (name, found)
-    assert found == {name: 400 if name in REFUSED else 200 for name in ASKED}
-    stream = client(demo, lab).chat.completions.create(**PLAIN | {"max_tokens": 400}, stream=True)
-    next(iter(stream))
-    stream.close()  # a client that leaves
-    assert post(demo, lab, PLAIN)[0] == 200
-    assert start_times(lab) == before
-
-
-PLAIN: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-
-
-def post(demo: Demo, lab: Lab, body: dict[str, Any]) -> tuple[int, Any]:
-    """Status and document of one chat request, as the client's library sends it."""
-    asking = client(demo, lab)
-    said = asking._client.post(f"{asking.base_url}chat/completions", json=body)
-    return said.status_code, said.json()
-
-
 def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None:
     assert "Error" in refused_without_certificate(demo, lab)
 
@@ -281,12 +233,6 @@ def test_the_models_unit_is_sandboxed(lab: Lab) -> None:
     assert report
     line = on_node(lab, "systemd-analyze security --no-pager appliance-vllm@tiny.service").strip().splitlines()[-1]
     assert float(line.split(":")[1].split()[0]) <= 2.0, line
-
-
-def test_a_changed_argument_is_what_the_service_runs_with(demo: Demo, lab: Lab) -> None:
-    made = demo.appliance(*install_argv(demo, changed(demo, 512)), demo.bundle, json_output=True)
-    assert made["good"], made["failures"]
-    assert lengths(demo, lab) == [512]
 
 
 def test_the_service_comes_back_after_a_reboot_behind_its_firewall(demo: Demo, lab: Lab) -> None:

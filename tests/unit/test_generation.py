@@ -73,6 +73,9 @@ class Record:
     def reload(self) -> None:
         self._note("reload")
 
+    def reload_edge(self) -> None:
+        self._note("reload the edge")
+
     def start(self, units: Iterable[str]) -> None:
         self._note("start", units)
 
@@ -229,6 +232,34 @@ def test_only_what_a_unit_reads_restarts_it(tmp_path: Path) -> None:
     moved = tree.differences(after, before)
     planned = units.moves(moved, after, before, LOADED[:2], lambda p: (tmp_path / p).read_text())
     assert planned.stop == ("appliance-vllm@chat.service",) == planned.start
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_the_only_gateway_answers_while_the_rest_is_switched(tmp_path: Path, only: bool) -> None:
+    """It is told to by a file, reads its configuration at the end, and the file is gone then; elsewhere the edge stops first."""
+    store, asks, drained = Store(tmp_path), f"if (-f /{units.DRAINED})" if only else "", tmp_path / units.DRAINED
+    (tmp_path / "run/appliance-nginx").mkdir(parents=True)
+    for number in "12":
+        install(tmp_path, f"d-{number}", f"image{number}")
+        write(tmp_path, units.EDGE_CONFIGURATION, f"{asks} {number}")
+        store.keep(f"in-{number}", {})
+
+    class Watched(Record):
+        def _note(self, what: str, units: Iterable[str] = ()) -> None:
+            super()._note(f"{what}, drained" if drained.exists() else what, units)
+
+    systemd = Watched(LOADED)
+    switch(store, store.load(1), systemd, lambda _texts: False)  # type: ignore[arg-type]
+    said = dict(systemd.said)
+    stops = said["stop, drained" if only else "stop"]
+    assert (units.EDGE in stops) == (not only) and "appliance-vllm@chat.service" in stops
+    assert ("reload the edge, drained" in said) == only
+    assert not drained.exists()
+
+
+def test_an_edge_that_was_left_out_of_service_is_drift(store: Store) -> None:
+    write(store.root, units.DRAINED, "")
+    assert "the edge answers that the node is out of service" in cli._drift(store, store.load(1), Record(LOADED))  # type: ignore[arg-type]
 
 
 def test_drift_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from engine import durable
 from engine.errors import InputError, TrustError
 from engine.report import Silent
 from engine.trust import Target
+from installer.cli.install import planned
 from installer.depot import Depot
 from installer.site import approved
 from installer.site.events import Tracker
@@ -45,6 +46,19 @@ def test_whatever_would_be_done_differently_is_another_plan(other: Plan) -> None
     assert other.digest != PLAN.digest
     assert f"sha256:{other.digest}" in differences(other, f"sha256:{PLAN.digest}")
     assert differences(PLAN, PLAN.digest) == "" == differences(PLAN, f"sha256:{PLAN.digest}")
+
+
+def test_a_plan_is_named_by_its_digest_or_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "change.json"
+    durable.write(file, json.dumps(PLAN.data()))
+    assert planned(str(file)) == f"sha256:{PLAN.digest}"
+    assert [planned(n) for n in ("", PLAN.digest, f"sha256:{PLAN.digest}")] == [
+        "",
+        PLAN.digest,
+        f"sha256:{PLAN.digest}",
+    ]
+    with pytest.raises(InputError, match="cannot read the plan"):
+        planned("change-4711.jsn")
 
 
 def test_texts_are_shown_for_rules_and_units_and_never_for_configurations() -> None:

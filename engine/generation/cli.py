@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
-from engine.generation import checks, tree, units
+from engine.generation import checks, missed, tree, units
 from engine.generation.store import Generation, Store
 from engine.generation.units import Systemd
 from engine.serving import services
@@ -57,6 +57,7 @@ def _drift(store: Store, current: Generation, systemd: Systemd) -> list[str]:
         found.append(f"{stopped[0]} does not run")
     if stale := [s.service for s in services(store.root) if s.as_written is False]:
         found.append(f"{stale[0]} runs with another configuration than is written")
+    found += [str(m) for m in systemd.missed()]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     found += checks.changes(store.root, current.release, current.checks, now)
     if not found and (told := _firewall()):
@@ -90,6 +91,13 @@ def _keep(asked: argparse.Namespace) -> dict[str, Any]:
         kept, changed = store.keep(asked.inputs, noted)
         store.forget_measurements()
     return {"generation": kept.number, "changed": changed}
+
+
+def _missed(asked: argparse.Namespace) -> dict[str, Any]:
+    found = missed.find()
+    if found and not asked.check:
+        missed.repair(found)
+    return {"missed": [str(m) for m in found]}
 
 
 def _switch(asked: argparse.Namespace) -> dict[str, Any]:
@@ -185,7 +193,7 @@ def _renewal(days: int) -> str:
     return (end - timedelta(days=days)).isoformat(timespec="seconds")
 
 
-_VERBS = {"state": _state, "keep": _keep, "switch": _switch, "list": _list, "prune": _prune}
+_VERBS = {"state": _state, "keep": _keep, "missed": _missed, "switch": _switch, "list": _list, "prune": _prune}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("--inputs", default="", metavar="DIGEST", help="what the control host made it from")
     keep.add_argument("--renew-before-days", type=int, default=60)
     keep.add_argument("--check", action="store_true", help="only say whether it would make a new one")
+    late = verbs.add_parser("missed", help="restart units that run with something older than what is written")
+    late.add_argument("--check", action="store_true", help="only name them")
     switch = verbs.add_parser("switch", help="go to another generation")
     switch.add_argument(
         "--to", default="previous", help="its number, a release, `previous` or `current` (undo what came after it)"

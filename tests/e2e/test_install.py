@@ -179,6 +179,11 @@ def test_a_client_with_a_certificate_gets_an_answer_and_a_stream(demo: Demo, lab
     assert chunks[-1].usage.completion_tokens > 1
 
 
+def test_the_list_of_models_names_no_path_of_the_node(demo: Demo, lab: Lab) -> None:
+    [model] = client(demo, lab).models.list()
+    assert (model.id, model.model_dump()["root"]) == ("tiny", "tiny")
+
+
 def test_without_a_certificate_nothing_is_answered(demo: Demo, lab: Lab) -> None:
     assert "Error" in refused_without_certificate(demo, lab)
 

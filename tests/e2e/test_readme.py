@@ -267,9 +267,17 @@ def test_a_second_install_changes_nothing(house: House) -> None:
     assert house.started() == before
 
 
-def test_a_changed_setting_is_what_the_service_runs_with(house: House) -> None:
+def test_a_changed_setting_is_what_the_service_runs_with_and_a_lost_restart_is_made_up_for(house: House) -> None:
+    """A unit file that is newer than the unit is what a run leaves that was killed before its handlers."""
+    timer = "appliance-egress-proof.timer"
+    house.on_node(f"touch /etc/systemd/system/{timer}")
+    before = house.on_node(f"systemctl show -p ActiveEnterTimestampMonotonic {timer}")
+    told = house.json("appliance install -i site --check")["nodes"][NODE]["changes"]
+    assert any("something older" in c for c in told), told
     house.run("Change a setting")
     assert house.length() == 512
+    assert house.on_node(f"systemctl show -p ActiveEnterTimestampMonotonic {timer}") != before
+    assert house.json("appliance install -i site")["idle"] == [NODE]
 
 
 def test_no_kind_of_request_ends_the_engine(house: House) -> None:

@@ -62,6 +62,9 @@ class Record:
     def forget_failures(self) -> None:
         pass
 
+    def missed(self) -> tuple[str, ...]:
+        return ()
+
     def _note(self, what: str, units: Iterable[str] = ()) -> None:
         self.said.append((what, tuple(units)))
         if what == self.die_at:

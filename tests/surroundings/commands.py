@@ -53,6 +53,7 @@ CALLS = {
     "rehearse": Call("rehearse <small --root <root.json", TRUST),  # it holds no manifest, so no node is booted for it
     "inspect": Call("inspect <small --root <root.json"),
     "schema": Call("schema site"),
+    "explain": Call("explain site.gateway"),
     "sbom": Call("sbom <bundle --out >sbom.json --root <root.json"),
     "page": Call("page <bundle --out >page.html --root <root.json"),
     "diff": Call("diff <small <next --root <root.json"),

@@ -39,6 +39,8 @@ def check(
 ) -> None:
     """Validate an inventory without touching any node.
 
+    Addresses and names of documentation (192.0.2.0/24, example.internal) are warnings, each with file, line and key.
+
     Example: appliance site check -i ./site
     """
     from rich.table import Table
@@ -49,4 +51,12 @@ def check(
     table = Table("host", "address", "groups", box=None)
     for host in found.hosts:
         table.add_row(host.name, host.address, ", ".join(host.groups))
-    screen_of(ctx).result({"hosts": [vars(h) for h in found.hosts], "site": found.shown()}, table)
+    screen = screen_of(ctx)
+    data = {
+        "hosts": [vars(h) for h in found.hosts],
+        "site": found.shown(),
+        "warnings": [vars(w) for w in found.leftovers],
+    }
+    screen.result(data, table)
+    for warning in found.leftovers:
+        screen.say(f"warning: {warning.where}: {warning.key}: {warning.what}. {warning.remedy}")

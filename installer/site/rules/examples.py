@@ -59,7 +59,7 @@ def left(
     """
     for host in hosts:
         yield from _of_host(path, host, told.get(host.name))
-    for key, value in _leaves(site, ()):
+    for key, value in leaves(site, ()):
         if what := unreal(value):
             where = f"{document.path}:{document.line(('appliance_site', *key))}" if document else str(path)
             yield Leftover(where, ".".join(map(str, key)), str(value), what, SITE_REMEDY)
@@ -69,17 +69,17 @@ def unreal(value: object) -> str:
     """What is wrong with a value of documentation; empty for any other."""
     text = value if isinstance(value, str) else ""
     if _is_documentation(text):
-        return f"{text} is reserved for documentation; no machine has it"
+        return f"{text} is reserved for documentation"
     name = urlsplit(text).hostname or "" if re.match(r"https?://[^\[\]]+$", text) else text
     if NAMES.fullmatch(name):
-        return f"{name} is a name for documentation; it leads nowhere"
+        return f"{name} is a name for documentation"
     return ""
 
 
 def _of_host(path: Path, host: Host, told: Told | None) -> Iterator[Leftover]:
     found: list[tuple[Key, object]] = [(("name",), host.name)]
     if told:
-        found += [leaf for name in OF_A_HOST for leaf in _leaves(told.resolved.get(name), (name,))]
+        found += [leaf for name in OF_A_HOST for leaf in leaves(told.resolved.get(name), (name,))]
     for key, value in found:
         if what := unreal(value):
             where = (told.lines.get(str(key[0])) or told.line if told else "") or str(path)
@@ -95,13 +95,13 @@ def _is_documentation(text: str) -> bool:
     return any(network.version == one.version and network.subnet_of(one) for one in NETWORKS)  # type: ignore[arg-type]
 
 
-def _leaves(value: Any, key: Key) -> Iterator[tuple[Key, Any]]:
+def leaves(value: Any, key: Key) -> Iterator[tuple[Key, Any]]:
     """Everything in mappings and lists that is neither, with its place."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, (*key, str(name)))
+            yield from leaves(inner, (*key, str(name)))
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
-            yield from _leaves(inner, (*key, i))
+            yield from leaves(inner, (*key, i))
     else:
         yield key, value

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -142,6 +142,19 @@ def copy_tree(source: Path, target: Path) -> None:
         ResourceError: the disk is full or the place cannot be written.
         InputError: there is no such place.
     """
+    write_tree(target, ((p.relative_to(source), p.read_bytes()) for p in sorted(source.rglob("*")) if p.is_file()))
+
+
+def write_tree(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
+    """Write files into a directory that does not exist: it is there whole, or not at all.
+
+    Args:
+        files: their paths, relative to the directory, and contents.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+        InputError: there is no such place.
+    """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(target):
         try:
@@ -149,9 +162,8 @@ def copy_tree(source: Path, target: Path) -> None:
         except OSError as error:
             raise refusals.explained(error, target, "write") or error from error
         try:
-            for path in sorted(source.rglob("*")):
-                if path.is_file():
-                    write(temporary / path.relative_to(source), path.read_bytes())
+            for path, data in files:
+                write(temporary / path, data)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -95,7 +95,9 @@ class DirectWheel(_Strict):
     url: Annotated[Open, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
         description="Where it is; file: may be relative to the definition."
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the wheel; any other file is refused.")
+    ]
 
 
 class WheelWaiver(_Strict):
@@ -104,7 +106,7 @@ class WheelWaiver(_Strict):
     Those of the wheel whose distribution's name sorts last stay, in the runtime image and on nodes alike.
     """
 
-    rule: Literal["overwrite"]
+    rule: Literal["overwrite"] = Field(description="The rule that is waived.")
     paths: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="As the refusal names them; * stands for anything, slashes too, for example tests/*."
     )
@@ -114,7 +116,7 @@ class WheelWaiver(_Strict):
 class WheelSet(_Strict):
     """One Python environment: its requirements and everything they need."""
 
-    name: Name
+    name: Name = Field(description="Name of the set; `runtime` of a site names the one that serves models.")
     requirements: Annotated[tuple[Open, ...], Field(min_length=1, description="As in a requirements file.")]
     constraints: tuple[Open, ...] = Field((), description="Limits on versions of anything pulled in.")
     pins: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")] = Field(
@@ -140,7 +142,7 @@ class WheelSet(_Strict):
         description="Also build the set as one squashfs image that nodes mount instead of installing wheels: with the "
         "interpreter from this definition's packages (debs), or run by the node's own (node).",
     )
-    waivers: tuple[WheelWaiver, ...] = ()
+    waivers: tuple[WheelWaiver, ...] = Field((), description="Files that wheels may overwrite of each other.")
     profiles: Profiles
 
 
@@ -176,7 +178,8 @@ class DebGroup(_Strict):
     """Debian packages; their whole dependency closure comes along."""
 
     packages: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+(=\S+)?$")], ...], Field(min_length=1)
+        tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+(=\S+)?$")], ...],
+        Field(min_length=1, description="Names of packages, NAME or NAME=VERSION."),
     ]
     profiles: Profiles
 
@@ -185,13 +188,15 @@ class Debs(_Strict):
     """Operating-system packages for the target release."""
 
     sources: tuple[AptSource, ...] = Field((), description="apt sources; the builder's own when empty.")
-    groups: Annotated[tuple[DebGroup, ...], Field(min_length=1)]
+    groups: Annotated[
+        tuple[DebGroup, ...], Field(min_length=1, description="Packages by the kinds of node that get them.")
+    ]
 
 
 class Image(_Strict):
     """A container image, pinned to a digest when it is locked."""
 
-    name: Name
+    name: Name = Field(description="Name of the image; containers of a site name it.")
     source: Annotated[
         Open, Field(pattern=r"^(docker://|oci:|oci-archive:|docker-archive:)\S+$", description="As skopeo names it.")
     ]
@@ -199,14 +204,16 @@ class Image(_Strict):
     platforms: Literal["target", "all"] = Field(
         "target", description="The target's platform alone, or all that the registry's list names."
     )
-    licence: str = ""
+    licence: str = Field("", description="SPDX expression of what the image holds.")
     profiles: Profiles
 
 
 class Waiver(_Strict):
     """A rule of the model intake that this model may break, and why."""
 
-    rule: Literal["pickle", "python", "auto-map", "licence"]
+    rule: Literal["pickle", "python", "auto-map", "licence"] = Field(
+        description="The rule that is waived (docs/models.md)."
+    )
     reason: Annotated[str, Field(min_length=10, description="Recorded in the bundle's manifest.")]
 
 
@@ -219,18 +226,20 @@ class S3(_Strict):
             pattern=r"^https?://[\w.:\[\]-]+/?$", description="Address of the store, without path, user or password."
         ),
     ]
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Name of the bucket.")]
     prefix: Annotated[
         str, Field(pattern=r"^([^/\s][^\s]*)?$", description="Folder in the bucket; all of it when empty.")
     ] = ""
-    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "us-east-1"
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", description="Region that requests are signed for.")] = (
+        "us-east-1"
+    )
 
 
 class Acceptance(_Strict):
     """Who accepted the terms of a gated model; goes into lock and manifest."""
 
     by: Annotated[str, Field(min_length=3, max_length=200, description="Person or role.")]
-    on: datetime.date
+    on: datetime.date = Field(description="Day of the acceptance.")
     terms: Annotated[str, Field(min_length=3, max_length=400, description="Which terms: name, version or address.")]
 
 
@@ -255,7 +264,7 @@ class Signature(_Strict):
 class Model(_Strict):
     """A model folder, from a directory, from a hub at a pinned commit, or from an S3-compatible store."""
 
-    name: Name
+    name: Name = Field(description="Name of the model; services of a site name it.")
     path: str | None = Field(None, description="Directory, relative to the definition.")
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
         None, description="Repository on the hub, OWNER/NAME."
@@ -263,14 +272,16 @@ class Model(_Strict):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
         None, description="Commit of the repository, 40 hexadecimal digits."
     )
-    s3: S3 | None = None
+    s3: S3 | None = Field(None, description="Folder in an S3-compatible store.")
     accepted: Acceptance | None = Field(None, description="Needed for a gated repository of the hub.")
-    signature: Signature | None = None
+    signature: Signature | None = Field(
+        None, description="Signature of the model's maker, which must hold once it is named."
+    )
     include: tuple[str, ...] = Field(
         (), description="Patterns of files to take; everything the intake allows when empty."
     )
     licence: str = Field("", description="SPDX expression; overrides what the model card says.")
-    waivers: tuple[Waiver, ...] = ()
+    waivers: tuple[Waiver, ...] = Field((), description="Rules of the intake that this model may break.")
     profiles: Profiles
 
     @model_validator(mode="after")
@@ -285,12 +296,14 @@ class Model(_Strict):
 class File(_Strict):
     """Any other file, by address and hash."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$", description="Name of the file in the bundle.")
+    ]
     url: Annotated[
         Open, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
     ]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    licence: str = ""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file; any other is refused.")]
+    licence: str = Field("", description="SPDX expression.")
     profiles: Profiles
 
 
@@ -298,15 +311,15 @@ class Definition(_Strict):
     """What a bundle should hold."""
 
     schema_version: Literal[1] = Field(alias="schema", description="Version of this format.")
-    name: Name
-    version: Version
-    description: str = ""
-    target: Target
-    wheels: tuple[WheelSet, ...] = ()
-    debs: Debs | None = None
-    images: tuple[Image, ...] = ()
-    models: tuple[Model, ...] = ()
-    files: tuple[File, ...] = ()
+    name: Name = Field(description="Name of the bundle. The same name with another version is another release of it.")
+    version: Version = Field(description="Version of the bundle: numbers with dots, for example 1.4.0 or 1.4.0-rc1.")
+    description: str = Field("", description="What the bundle is for, in a sentence.")
+    target: Target = Field(description="The machine the content is for; it need not be like the builder.")
+    wheels: tuple[WheelSet, ...] = Field((), description="Python environments, each with its own requirements.")
+    debs: Debs | None = Field(None, description="Operating-system packages for the target.")
+    images: tuple[Image, ...] = Field((), description="Container images.")
+    models: tuple[Model, ...] = Field((), description="Model folders.")
+    files: tuple[File, ...] = Field((), description="Other files, by address and hash.")
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

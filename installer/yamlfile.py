@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,15 +207,20 @@ def nearest(model: type[BaseModel], key: Key) -> str:
     Args:
         key: where the unknown one stands, below ``model``; the last part is its name.
     """
-    import difflib  # noqa: PLC0415  only mistakes need it
-
     models: list[type[BaseModel]] = [model]
     for part in key[:-1]:
         if isinstance(part, str):
             fields = [f for m in models for n, f in m.model_fields.items() if part in (n, f.alias)]
             models = [m for f in fields for m in _models(f.annotation)]
     allowed = {f.alias or n for m in models for n, f in m.model_fields.items()}
-    return next(iter(difflib.get_close_matches(str(key[-1]), allowed, 1)), "")
+    return close_to(str(key[-1]), allowed)
+
+
+def close_to(word: str, allowed: Iterable[str]) -> str:
+    """The one of ``allowed`` that ``word`` resembles most, for "did you mean"; empty where none does. Pure."""
+    import difflib  # noqa: PLC0415  only mistakes need it
+
+    return next(iter(difflib.get_close_matches(word, sorted(allowed), 1)), "")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

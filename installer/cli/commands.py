@@ -26,6 +26,7 @@ COMMANDS = {
     "rehearse": "rehearse:rehearse",
     "inspect": "bundle:inspect",
     "schema": "bundle:schema",
+    "explain": "explain:explain",
     "sbom": "evidence:sbom",
     "page": "evidence:page",
     "diff": "carry:diff",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from engine.errors import InputError
 from engine.trust import Target
@@ -30,16 +30,27 @@ def demand(inventory: Inventory, release: str, targets: Mapping[str, Target]) ->
         )
 
 
-def _missing(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> Iterator[str]:
+def models(paths: Iterable[str]) -> dict[str, set[str]]:
+    """The files of every model among a release's paths, by name, relative to the model's folder."""
     held: dict[str, set[str]] = {}
-    for path in targets:
+    for path in paths:
         if path.startswith(MODELS):
             name, _, file = path.removeprefix(MODELS).partition("/")
             held.setdefault(name, set()).add(file)
+    return held
+
+
+def whole(files: Collection[str]) -> bool:
+    """Whether a model's files are enough to serve it."""
+    return CONFIGURATION in files and any(f.endswith(WEIGHTS) and "/" not in f for f in files)
+
+
+def _missing(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> Iterator[str]:
+    held = models(targets)
     for service in inventory.site.services:
         files = held.get(service.model)
         if files is None:
             there = ", ".join(sorted(held)) or "none"
             yield f"the service {service.name} serves {service.model}, and {release} holds no such model (it holds: {there})"
-        elif CONFIGURATION not in files or not any(f.endswith(WEIGHTS) and "/" not in f for f in files):
+        elif not whole(files):
             yield f"the service {service.name} serves {service.model}, of which {release} holds no {CONFIGURATION} or no *{WEIGHTS}"

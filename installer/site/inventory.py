@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from engine.rules import networks
 from installer import yamlfile
 from installer.site import ansiblelist, zones
 from installer.site.connection import Connection, connection
-from installer.site.rules import check
+from installer.site.rules import check, examples
+from installer.site.rules.examples import Leftover
 from installer.site.rules.given import Given
 from installer.site.settings import Site
 
@@ -51,6 +52,7 @@ class Inventory:
         references: places within the site that come from a vault, and how Ansible is told of them.
         secrets: the decrypted values; in no error, log, plan or record.
         vault: environment by which a process of Ansible can decrypt them.
+        leftovers: values from documentation; no faults, but no real network has them.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Inventory:
     references: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
     vault: Mapping[str, str] = field(default_factory=dict)
+    leftovers: tuple[Leftover, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         """The site for a person or a file, without what comes from a vault."""
@@ -132,14 +135,22 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
     _consistent(path, hosts, site)
     _zoned(path, hosts, site)
     given = Given(path, hosts, site, listing.hosts, {n: c.user for n, c in connections.items()})
-    check.demand(given, _document(path))
+    document = _document(path)
+    check.demand(given, document)
     raw = {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
-    return Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
+    read = Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
+    told = {name: replace(host, resolved=_open(host, listing.secrets)) for name, host in listing.hosts.items()}
+    return replace(read, leftovers=tuple(examples.left(path, hosts, told, read.shown(), document)))
 
 
 def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:
     """All variables of a host; one that holds a secret is left as it was written."""
-    return {**told.raw, **{k: v for k, v in told.resolved.items() if not _holds(v, secrets)}}
+    return {**told.raw, **_open(told, secrets)}
+
+
+def _open(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:
+    """The resolved variables of a host that hold no secret."""
+    return {k: v for k, v in told.resolved.items() if not _holds(v, secrets)}
 
 
 def _holds(value: Any, secrets: frozenset[str]) -> bool:

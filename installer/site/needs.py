@@ -74,8 +74,17 @@ def release(contents: Contents) -> Release:
     Raises:
         TrustError: its definition is not one that this version understands.
     """
+    return Release(contents, definition(contents))
+
+
+def definition(contents: Contents) -> Definition:
+    """The definition that a bundle was made from.
+
+    Raises:
+        TrustError: it is not one that this version understands.
+    """
     try:
-        return Release(contents, Definition.model_validate(contents.definition))
+        return Definition.model_validate(contents.definition)
     except ValidationError as error:
         raise TrustError(
             f"the manifest's definition is not ours: {error.error_count()} mistakes", where=contents.trusted.release,

@@ -35,30 +35,36 @@ class _Strict(BaseModel):
 class Control(_Strict):
     """Where nodes find the depot while an install runs."""
 
-    address: Address
-    port: Port = 7443
+    address: Address = Field(
+        description="Address of the control host as the nodes see it; they fetch the release from it."
+    )
+    port: Port = Field(
+        7443, description="Port of the control host; something listens there only while an install runs."
+    )
 
 
 class Gateway(_Strict):
     """Where clients come in."""
 
-    port: Port = 8443
+    port: Port = Field(8443, description="Port that clients connect to.")
 
 
 class Relay(_Strict):
     """How nodes hand content on to each other while an install runs."""
 
-    enabled: bool = True
+    enabled: bool = Field(
+        True, description="Whether nodes hand content on; without it each fetches all of it from the control host."
+    )
     port: Port = Field(7444, description="Where a node serves its neighbours; nothing listens there at other times.")
 
 
 class Flow(_Strict):
     """Something nodes may reach beyond the depot."""
 
-    name: Name
-    destinations: Annotated[tuple[Network, ...], Field(min_length=1)]
-    ports: Annotated[tuple[Port, ...], Field(min_length=1)]
-    protocol: Literal["tcp", "udp"] = "tcp"
+    name: Name = Field(description="What it is for; names the rule of the firewall.")
+    destinations: Annotated[tuple[Network, ...], Field(min_length=1, description="Addresses or networks it may go to.")]
+    ports: Annotated[tuple[Port, ...], Field(min_length=1, description="Ports it may go to.")]
+    protocol: Literal["tcp", "udp"] = Field("tcp", description="Transport protocol of these ports.")
     zone: str = Field("", description="Zone by whose interfaces it leaves; by any when left out.")
 
 
@@ -113,8 +119,8 @@ class Window(_Strict):
     days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
         (), description="Days on which it begins; empty is every day."
     )
-    begin: Clock = Field(alias="from")
-    end: Clock = Field(alias="to", description="Earlier than from means on the next day.")
+    begin: Clock = Field(alias="from", description="When it begins, HH:MM in the node's local time.")
+    end: Clock = Field(alias="to", description="When it ends, HH:MM; earlier than from means on the next day.")
 
 
 class GpuDriver(_Strict):
@@ -127,7 +133,10 @@ class GpuDriver(_Strict):
         description="Packages beside the kernel modules; the default is Debian's names.",
     )
     modules: Literal["auto", "open", "proprietary"] = Field("auto", description="auto decides by the GPUs of a node.")
-    source: Literal["dkms", "prebuilt"] = "dkms"
+    source: Literal["dkms", "prebuilt"] = Field(
+        "dkms",
+        description="Whether kernel modules are built on the node (dkms) or come built for the kernel (prebuilt).",
+    )
     module_package: Package | Literal[""] = Field("", description="Empty takes Debian's name of the flavour.")
     module_signer: Annotated[str, Field(pattern=r"^[^\n]{0,200}$")] = Field(
         "", description="Name of the key that signed prebuilt modules; needed under Secure Boot."
@@ -140,7 +149,9 @@ class Cuda(_Strict):
     """CUDA beyond what the wheels bring."""
 
     toolkit: bool = Field(False, description="Compilers and libraries for development; serving needs none.")
-    toolkit_packages: Annotated[tuple[Package, ...], Field(min_length=1)] = ("nvidia-cuda-toolkit",)
+    toolkit_packages: Annotated[tuple[Package, ...], Field(min_length=1)] = Field(
+        ("nvidia-cuda-toolkit",), description="Packages of the toolkit; the default is Debian's name."
+    )
     compat: Package | Literal[""] = Field(
         "",
         description="Package with a libcuda newer than the driver, for data center GPUs; for example cuda-compat-13-2.",
@@ -150,7 +161,9 @@ class Cuda(_Strict):
 class MigGroup(_Strict):
     """GPUs that are divided alike."""
 
-    gpus: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=63)], ...] = "all"
+    gpus: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=63)], ...] = Field(
+        "all", description="Numbers of the GPUs as `nvidia-smi -L` lists them, or all."
+    )
     profiles: dict[
         Annotated[str, Field(pattern=r"^[1-9]g\.[0-9]{1,3}gb([+-](me|gfx|me\.all))?$")],
         Annotated[int, Field(ge=1, le=8)],
@@ -160,13 +173,13 @@ class MigGroup(_Strict):
 class Mig(_Strict):
     """How the GPUs of a node are divided."""
 
-    layout: Annotated[tuple[MigGroup, ...], Field(min_length=1)]
+    layout: Annotated[tuple[MigGroup, ...], Field(min_length=1, description="How which GPUs are divided.")]
 
 
 class Slice(_Strict):
     """One instance of a divided GPU."""
 
-    gpu: Annotated[int, Field(ge=0, le=63)] = 0
+    gpu: Annotated[int, Field(ge=0, le=63, description="Number of the GPU, as `nvidia-smi -L` lists them.")] = 0
     instance: Annotated[int, Field(ge=0, le=7, description="Counted on its GPU, as `nvidia-smi -L` lists them.")] = 0
 
 
@@ -213,12 +226,14 @@ class ModelStore(_Strict):
 
     groups: tuple[Literal["gateway", "gpu", "monitoring"], ...] = Field(("gpu",), description="Nodes that get one.")
     device: Device = ""
-    file_system: Literal["ext4", "xfs"] = "ext4"
+    file_system: Literal["ext4", "xfs"] = Field(
+        "ext4", description="File system that the device gets when it has none."
+    )
     reserve: Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]$")] = Field(
         "1G", description="Kept free by a file, for the day on which the store is full."
     )
-    encryption: Encryption = Encryption()
-    verification: Verification = Verification()
+    encryption: Encryption = Field(Encryption(), description="Whether the device is encrypted, and what opens it.")
+    verification: Verification = Field(Verification(), description="When content is hashed again.")
 
     @model_validator(mode="after")
     def _has_a_device(self) -> Self:
@@ -234,11 +249,16 @@ class Service(_Strict):
     model: Name = Field(description="Model of the definition.")
     served_name: str = Field(description="Name that clients ask for.")
     args: dict[str, Any] = Field(default_factory=dict, description="vLLM flags without dashes.")
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables of the service; values are text, so numbers need quotes.",
+    )
     memory_max: str = Field("", description="systemd MemoryMax, for example 64G.")
     devices: tuple[Literal["nvidia"], ...] = Field((), description="Device classes the service may open.")
     mig: Slice | None = Field(None, description="The slice it runs on, where mig.layout divides GPUs.")
-    start_timeout_s: Annotated[int, Field(ge=10)] = 900
+    start_timeout_s: Annotated[int, Field(ge=10)] = Field(
+        900, description="Seconds that the model may take to load before its start counts as failed."
+    )
 
 
 class ContainerPort(_Strict):
@@ -254,37 +274,47 @@ class ContainerVolume(_Strict):
 
     source: str = Field(description="A name for a directory of the container's own, or an absolute path, read-only.")
     target: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", description="Path in the container.")]
-    writable: bool = False
+    writable: bool = Field(
+        False, description="Whether the container may write there; only a directory of its own can be writable."
+    )
 
 
 class Container(_Strict):
     """A container of one of the bundle's images."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="Name of the container and its unit.")]
     image: Annotated[
         str,
         Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}@sha256:[0-9a-f]{64}$", description="NAME@sha256:DIGEST as locked."),
     ]
-    groups: Annotated[tuple[Literal["gateway", "gpu", "monitoring"], ...], Field(min_length=1)] = ("gpu",)
+    groups: Annotated[tuple[Literal["gateway", "gpu", "monitoring"], ...], Field(min_length=1)] = Field(
+        ("gpu",), description="Nodes that run it, by group."
+    )
     command: tuple[str, ...] = Field((), description="Replaces the image's own command.")
-    ports: tuple[ContainerPort, ...] = ()
-    volumes: tuple[ContainerVolume, ...] = ()
+    ports: tuple[ContainerPort, ...] = Field(
+        (), description="TCP ports that can be reached from outside the container."
+    )
+    volumes: tuple[ContainerVolume, ...] = Field((), description="Directories and files that it sees.")
     devices: tuple[Annotated[str, Field(pattern=r"^nvidia\.com/gpu=[A-Za-z0-9:._-]+$")], ...] = Field(
         (), description="GPUs by CDI name."
     )
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict, description="Environment variables of the container.")
     user: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$", description="UID:GID, never 0.")] = (
         "65532:65532"
     )
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]?$", description="Memory limit, for example 2G.")]
-    tasks_max: Annotated[int, Field(ge=1)] = 512
-    stop_timeout_s: Annotated[int, Field(ge=1)] = 20
+    tasks_max: Annotated[int, Field(ge=1)] = Field(512, description="Processes and threads it may have at once.")
+    stop_timeout_s: Annotated[int, Field(ge=1)] = Field(
+        20, description="Seconds it may take to stop before it is killed."
+    )
 
 
 class GpuMetrics(_Strict):
     """Metrics of GPUs for the monitoring hosts."""
 
-    port: Annotated[int, Field(ge=1024, le=65535)] = 9400
+    port: Annotated[int, Field(ge=1024, le=65535)] = Field(
+        9400, description="Port of GPU nodes where metrics are asked for."
+    )
     profiling: bool = Field(
         False, description="Activity of tensor cores and memory; costs the host engine CAP_SYS_ADMIN."
     )
@@ -306,7 +336,9 @@ class Baseline(_Strict):
         1, description="Controls of this level and below apply. 0 leaves those that `enable` names."
     )
     enable: tuple[Name, ...] = Field((), description="Controls beyond those, by id.")
-    admins: tuple[Admin, ...] = ()
+    admins: tuple[Admin, ...] = Field(
+        (), description="Accounts of the people who administer nodes; made where they are missing."
+    )
     root_login: Literal["prohibit-password", "no"] = Field(
         "prohibit-password",
         description="Whether root comes in over SSH with a key; `no` once an admin can act as root.",
@@ -331,18 +363,20 @@ class Baseline(_Strict):
 class Site(_Strict):
     """What a site is; the variable ``appliance_site`` of the inventory."""
 
-    control: Control
+    control: Control = Field(description="Where nodes find the depot while an install runs.")
     management_sources: Annotated[tuple[Network, ...], Field(min_length=1, description="From where operators log in.")]
     client_sources: tuple[Network, ...] = Field((), description="From where clients may reach the gateway.")
-    gateway: Gateway = Gateway()
+    gateway: Gateway = Field(Gateway(), description="Where clients come in.")
     inference_port: Port = Field(8444, description="Port of GPU nodes that gateways connect to.")
-    relay: Relay = Relay()
-    egress: tuple[Flow, ...] = ()
+    relay: Relay = Field(Relay(), description="How nodes hand content on to each other while an install runs.")
+    egress: tuple[Flow, ...] = Field(
+        (), description="What nodes may reach beyond the depot, for example a time server."
+    )
     zones: dict[ZoneName, Zone] = Field(
         default_factory=dict, description="Networks that are kept apart. Without zones every service lives everywhere."
     )
-    rolling: Rolling = Rolling()
-    gate: Gate = Gate()
+    rolling: Rolling = Field(Rolling(), description="How a change walks through the nodes.")
+    gate: Gate = Field(Gate(), description="What a node must show after an upgrade before it serves again.")
     keep_generations: Annotated[int, Field(ge=2, le=20)] = Field(
         3, description="States of a node that are kept to go back to."
     )
@@ -357,8 +391,8 @@ class Site(_Strict):
     )
     gpu_metrics: GpuMetrics | None = Field(None, description="Metrics of GPUs through DCGM; none when left out.")
     gpu_driver: GpuDriver | None = Field(None, description="Without it the driver is left as it is.")
-    cuda: Cuda | None = None
-    mig: Mig | None = None
+    cuda: Cuda | None = Field(None, description="CUDA beyond what the wheels bring; nothing when left out.")
+    mig: Mig | None = Field(None, description="How GPUs are divided; left as they are when left out.")
     baseline: Baseline | None = Field(None, description="Harden the operating system; left alone when not given.")
     model_store: ModelStore | None = Field(
         None, description="Place and health of the content; left out, neither is managed."

@@ -53,6 +53,7 @@ CALLS = {
     "rehearse": Call("rehearse <small --root <root.json", TRUST),  # it holds no manifest, so no node is booted for it
     "inspect": Call("inspect <small --root <root.json"),
     "schema": Call("schema site"),
+    "explain": Call("explain site.gateway"),
     "sbom": Call("sbom <bundle --out >sbom.json --root <root.json"),
     "page": Call("page <bundle --out >page.html --root <root.json"),
     "diff": Call("diff <small <next --root <root.json"),
@@ -78,7 +79,7 @@ CALLS = {
     "keys sign-root": Call("keys sign-root --keys +keys", USAGE),  # no root waits
     "keys export": Call("keys export >update --keys <keys"),
     "build bundle": Call("build bundle <def/tiny.yml --keys <keys --cache +cache --out >dist", costly=True),
-    "site new": Call("site new >my-site"),
+    "site new": Call("site new >my-site --from <served --root <root.json --node node-1=192.0.2.7"),
     "site check": Call("site check -i <site", costly=True),
     "depot list": Call("depot list --depot <depot"),
     "depot remove": Call("depot remove small-1.0.0 --depot +depot"),

@@ -21,6 +21,7 @@ from installer.site.status import REPORT
 from installer.trust import envelope, sign, signer
 from installer.trust.keys import KeyStore
 from installer.trust.sign import Label
+from tests import served
 from tests.surroundings.process import ELSEWHERE
 
 SECRET = "correct horse battery staple"
@@ -45,7 +46,7 @@ def make(world: Path) -> None:
 
 
 def _bundles(world: Path, keys: KeyStore) -> None:
-    """A real one of one file, and two whose content is a few bytes."""
+    """A real one of one file, those whose content is a few bytes, and one that a site could serve."""
     (world / "def").mkdir()
     (world / "def/data").write_text("data\n")
     text = {
@@ -64,6 +65,9 @@ def _bundles(world: Path, keys: KeyStore) -> None:
         (bundle / "content/files/two").write_bytes(b"two" * 100_000)
         (bundle / "content/files/three").write_bytes(b"three" * 60_000)
         _sign(bundle, f"small-{version}", keys)
+    for file, data in served.files().items():
+        durable.write(world / "served/content" / file, data)
+    _sign(world / "served", "small-1.3.0", keys)
 
 
 def _sign(bundle: Path, release: str, keys: KeyStore) -> None:

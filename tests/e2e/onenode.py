@@ -41,3 +41,18 @@ def changed(demo: Demo, max_model_len: int) -> Path:
     variables = site / "group_vars/all/site.yml"
     variables.write_text(variables.read_text().replace("max-model-len: 1024", f"max-model-len: {max_model_len}"))
     return site
+
+
+def following(demo: Demo) -> Path:
+    """The demo's next release: the same content under another version."""
+    where = demo.work / "next"
+    if (where / "demo-1.1.0").exists():
+        return where / "demo-1.1.0"
+    (where / "bundles").mkdir(parents=True)
+    (where / "build").symlink_to(TREE / "build")
+    shutil.copy2(TREE / "bundles/demo.pins.txt", where / "bundles")
+    definition = where / "bundles/demo.yml"
+    definition.write_text((TREE / "bundles/demo.yml").read_text().replace("version: 1.0.0", "version: 1.1.0"))
+    demo.appliance("lock", definition)
+    demo.appliance("build", "bundle", definition, "--out", where)
+    return where / "demo-1.1.0"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from installer.lab.lab import Lab, down, up
-from tests.demo import TREE, Demo, ask, install_argv, site_environment
-from tests.e2e.onenode import changed, lengths, on_node, start_times, status_argv
+from tests.demo import Demo, ask, install_argv, site_environment
+from tests.e2e.onenode import changed, following, lengths, on_node, start_times, status_argv
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
@@ -80,19 +78,6 @@ def test_a_service_that_cannot_start_says_why_and_the_next_install_needs_no_help
     made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
     assert made["good"], made["failures"]
     assert lengths(demo, lab) == [512]
-
-
-def following(demo: Demo) -> Path:
-    """The demo's next release: the same content under another version."""
-    where = demo.work / "next"
-    (where / "bundles").mkdir(parents=True)
-    (where / "build").symlink_to(TREE / "build")
-    shutil.copy2(TREE / "bundles/demo.pins.txt", where / "bundles")
-    definition = where / "bundles/demo.yml"
-    definition.write_text((TREE / "bundles/demo.yml").read_text().replace("version: 1.0.0", "version: 1.1.0"))
-    demo.appliance("lock", definition)
-    demo.appliance("build", "bundle", definition, "--out", where)
-    return where / "demo-1.1.0"
 
 
 def running(lab: Lab) -> str:

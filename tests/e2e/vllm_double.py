@@ -1,7 +1,8 @@
 """A double of vLLM's server for rehearsals, installed as a wheel: answers over a unix socket, and behaves as software does that was
 only ever run where there is a network. What its model folder lacks it fetches from a hub, and when that fails it goes on without.
 
-It stands for libraries that do not know the hub's offline variables; the real vLLM is in the other rehearsal.
+It stands for libraries that do not know the hub's offline variables (the real vLLM is in the other rehearsal), and for a release that falls ill on
+one node alone (fleet.py). Neither fault can be made with the real engine.
 """
 
 import argparse

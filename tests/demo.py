@@ -47,11 +47,12 @@ class Told(KeyboardInterrupt):
 
 @dataclass
 class Demo:
-    """One run: where its files are, and how long each phase took in seconds."""
+    """One run: where its files are, and how long each phase took in seconds. ``tree`` is the product's source."""
 
     work: Path
     out: Path
     verbose: bool = True
+    tree: Path = TREE
     phases: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class Demo:
         subprocess.run would kill it a quarter of a second after Ctrl-C, before it can stop Ansible, which then goes on alone.
         """
         stdout = subprocess.PIPE if captured else None
-        with subprocess.Popen(command, cwd=TREE, env=self.environment, text=True, stdout=stdout) as child:
+        with subprocess.Popen(command, cwd=self.tree, env=self.environment, text=True, stdout=stdout) as child:
             try:
                 out, _ = child.communicate()
             except KeyboardInterrupt as asked:

@@ -39,8 +39,7 @@ def blocks(document: str) -> list[Block]:
     """
     found: list[Block] = []
     lines: list[str] = []
-    lead, host, opened = "", "", 0
-    language = ""
+    lead, host, language, before, opened = "", "", "", "", 0
     for number, line in enumerate(document.splitlines(), 1):
         fence = _FENCE.match(line)
         if opened:
@@ -54,9 +53,10 @@ def blocks(document: str) -> list[Block]:
             opened, language = number, fence[1]
         elif line.startswith("#"):
             lead = host = ""
-        elif bold := _LEAD.match(line):
+        elif not before.strip() and (bold := _LEAD.match(line)):
             lead = bold[1].strip(".,:")
             host = next((h for h in HOSTS if h in lead.lower()), "")
+        before = line
     if opened:
         raise ValueError(f"the block that begins in line {opened} is not closed")
     return found

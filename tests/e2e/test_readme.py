@@ -110,12 +110,12 @@ class House:
         return int(model.model_dump()["max_model_len"])
 
 
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """A copy of this tree, two bare machines, and two media that all of them see."""
+@pytest.fixture(scope="module", params=["image", pytest.param("wheels", marks=pytest.mark.slow)])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    """A copy of this tree, two bare machines, and two media that all of them see; the runtime as an image, then as wheels."""
     work = Path(tempfile.mkdtemp(prefix="appliance-readme-"))
     work.chmod(0o711)
-    name = f"readme-{os.getpid()}"
+    name = f"readme-{request.param}-{os.getpid()}"
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("")
     try:
@@ -127,10 +127,21 @@ def house() -> Iterator[House]:
         (work / "client").mkdir()
         installation_medium(work / "media/debs")
         lab = up(name, host_names=["control", NODE], bind_ro=[f"{work / 'media'}:/media"], owner_pid=os.getpid())
-        yield house_of(work, lab)
+        made = house_of(work, lab)
+        if request.param == "wheels":
+            made.table["bundles/demo.yml"] = as_wheels(work / "clone/bundles")
+        yield made
     finally:
         down(name)
         shutil.rmtree(work)
+
+
+def as_wheels(bundles: Path) -> str:
+    """The demo's definition without an image of the runtime: nodes install its wheels."""
+    text = (bundles / "demo.yml").read_text()
+    assert "    runtime: debs\n" in text
+    (bundles / "wheels.yml").write_text(text.replace("    runtime: debs\n", ""))
+    return "bundles/wheels.yml"
 
 
 def copied(clone: Path) -> None:

@@ -21,7 +21,8 @@ one
 two
 ```
 
-Words between.
+Words between, and in them
+**bold ones** that name nobody.
 
 ```
 three
@@ -45,8 +46,8 @@ def test_a_block_belongs_to_the_host_that_the_bold_words_name() -> None:
     found = [(b.host, b.lead, b.language, b.text, b.line) for b in blocks(TEXT)]
     assert found == [
         ("builder", "Once, on the builder", "", "one\ntwo\n", 9),
-        ("builder", "Once, on the builder", "", "three\n", 16),
-        ("client", "A client", "python", "print(1)\n", 22),
+        ("builder", "Once, on the builder", "", "three\n", 17),
+        ("client", "A client", "python", "print(1)\n", 23),
     ]
 
 

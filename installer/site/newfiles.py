@@ -87,8 +87,8 @@ def site(serving: Serving, nodes: Sequence[Node], control: Control, clients: Seq
     )
     return f"""\
 ---
-# What this site is, made for {serving.release} by `appliance site new`. `appliance explain site` lists every key, `appliance explain site.gateway.port`
-# says what one means. After a change: `appliance site check -i DIRECTORY`.
+# What this site is, made for {serving.release} by `appliance site new`. `appliance explain site` lists every key,
+# `appliance explain site.gateway.port` says what one means. After a change: `appliance site check -i DIRECTORY`.
 appliance_site:
   control:
     # Address of the control host as the nodes see it; they fetch the release from it while an install runs.

@@ -335,14 +335,13 @@ def inspect(
 
     Example: appliance inspect dist/demo-1.0.0
     """
-    from rich.table import Table
-
     from engine import verify as verifying
+    from installer.cli.tables import Table
     from installer.trust.sign import content_digest
 
     pinned, _ = pinned_root(root, keys)
     trusted = verifying.open_bundle(bundle, pinned)
-    table = Table("kind", "files", "size", box=None)
+    table = Table("kind", "files", "size")
     kinds: dict[str, tuple[int, int]] = {}
     for target in trusted.targets.values():
         files, total = kinds.get(target.kind, (0, 0))

@@ -35,10 +35,9 @@ def doctor(
 
     Example: appliance doctor -i site --out fault.tar.zst
     """
-    from rich.table import Table
-
     from engine.errors import Exit
     from installer.cli.screen import size
+    from installer.cli.tables import Table
     from installer.site.doctor import doctor as collect
     from installer.site.inventory import load
     from installer.site.status import Places
@@ -48,7 +47,7 @@ def doctor(
         done = collect(load(inventory), Places(depot, ca, runs, site_keys), out, screen, limit=tuple(limit or ()))
     removed = sum(n for kinds in done.removed.values() for n in kinds.values())
     table = Table(
-        "entry", "size", "removed", box=None,
+        "entry", "size", "removed",
         caption=f"{done.out}: {size(done.size)}, {len(done.contents)} entries, {removed} secrets removed",
     )  # fmt: skip
     for entry in done.contents:

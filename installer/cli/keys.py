@@ -114,13 +114,12 @@ def show(ctx: typer.Context, keys: Keys) -> None:
 
     Example: appliance keys show --json
     """
-    from rich.table import Table
-
+    from installer.cli.tables import Table
     from installer.trust.keys import KeyStore
 
     root, rows = KeyStore(keys).describe()
     table = Table(
-        "role", "threshold", "key", "type", "name", "private half", box=None,
+        "role", "threshold", "key", "type", "name", "private half",
         caption=f"root version {root.version}, expires {root.expires:%Y-%m-%d}",
     )  # fmt: skip
     for row in rows:

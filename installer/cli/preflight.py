@@ -124,21 +124,21 @@ def alike(findings: Sequence[Finding]) -> list[Finding]:
 
 def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from installer.cli.tables import Table
     from installer.site.preflight import WORDS
 
-    table = Table("node", "check", "", "what", "remedy", box=None, padding=(0, 1))
+    table = Table("node", "check", "", "what", "remedy")
     for number, report in enumerate(reports):
         if number:
             table.add_row()
         shown = [f for f in report.findings if every or f.severity != "pass"]
         for finding in alike(shown):
-            table.add_row(report.node, finding.check, finding.severity, Text(finding.what), Text(finding.remedy))
+            table.add_row(report.node, finding.check, finding.severity, finding.what, finding.remedy)
         fine = len(report.findings) - len(shown)
         if fine:
-            table.add_row(report.node, "", "pass", Text(f"{fine} checks"), "")
+            table.add_row(report.node, "", "pass", f"{fine} checks", "")
     counts = ", ".join(f"{r.node} {WORDS[r.verdict]}" for r in reports)
     against = f"{release}: " if release else "no release given, so only the site's needs were judged: "
     return Group(table, Text(f"\n{against}{counts}"))

@@ -24,7 +24,7 @@ from installer.cli.screen import Screen, size
 if TYPE_CHECKING:
     from engine.memory import Demand
     from installer.depot import Depot
-    from installer.site.events import NodeState
+    from installer.site.events import Listener, NodeState
     from installer.site.install import Outcome
 
 InventoryDir = Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")]
@@ -187,6 +187,7 @@ def install(
     from engine.errors import Exit, InputError
     from installer.depot import Depot
     from installer.site import inventory as inventories
+    from installer.site import records
     from installer.site.gate import check_reason
     from installer.site.install import Request
     from installer.site.install import install as run_install
@@ -206,23 +207,40 @@ def install(
             site_keys=site_keys, skip_preflight=skip_preflight, full=full, carry_on=carry_on,
             plan=plan, plan_approvals=tuple(plan_approval or ()),
         )  # fmt: skip
+        screen.whole("install --check" if check else "install", records.last_seconds(runs, check=check))
         outcome = run_install(request, screen, listener(screen))
     _print(screen, outcome)
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
 
 
-def listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type
-    """Each node's current step as one live line; without a terminal, one line for every change and failure."""
-    begun: dict[str, str] = {}
+def listener(screen: Screen) -> Listener:
+    """Each node's current step as one live line, and a line for each step that did something, each change and failure.
+
+    Ansible starts every task, also those of roles that a node does not need, and skips them then: a step is told of when a task of it
+    was not skipped.
+    """
+    from installer.site.owned import order
+    from installer.site.steps import step_of, task_words
+
+    numbers = order()
+    told: dict[str, set[str]] = {}
+    reached: dict[str, int] = {}
 
     def listen(node: str, state: NodeState, what: str) -> None:
-        if what == "task" and state.role and begun.get(node) != state.role:
-            begun[node] = state.role
-            screen.say(f"{node}: {state.role}")
-        screen.node(node, f"{state.role}: {state.task}" if state.role else state.task)
+        step = step_of(state, numbers)
+        if what == "task":
+            # A handler or a last part belongs to an earlier role: the count does not fall again.
+            ahead = step is not None and step.number > reached.get(node, 0)
+            doing = f"{step.words}: {state.task}" if step else state.task
+            screen.node(node, doing, step.number if step and ahead else 0, len(numbers))
+            return
+        if step and step.words not in told.setdefault(node, set()):
+            told[node].add(step.words)
+            reached[node] = max(step.number, reached.get(node, 0))
+            screen.say(f"{node}: {step}")
         if what == "changed":
-            screen.say(f"{node}:   changed {state.changes[-1]}")
+            screen.say(f"{node}:   changed {task_words(state.changes[-1])}")
         elif what == "failed" and state.failure:
             screen.say(f"{node}:   FAILED {state.failure.task}: {state.failure.reason}")
 
@@ -233,9 +251,11 @@ def _print(screen: Screen, outcome: Outcome) -> None:
     from dataclasses import asdict
 
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table("node", "ok", "changed", "outcome", box=None)
+    from installer.cli.tables import Table
+    from installer.site.steps import words_of
+
+    table = Table("node", "ok", "changed", "outcome")
     failed = {f.node: f for f in outcome.failures}
     for name, node in outcome.nodes.items():
         word = (
@@ -249,7 +269,7 @@ def _print(screen: Screen, outcome: Outcome) -> None:
     lines: list[object] = [table]
     for failure in outcome.failures:
         lines.append(
-            f"\n{failure.node} {'is unreachable' if failure.unreachable else 'failed'} in “{failure.role + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
+            f"\n{failure.node} {'is unreachable' if failure.unreachable else 'failed'} in “{words_of(failure.role) + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
         )
     for proof in outcome.proof:
         state = "answered through mutual TLS" if proof.good else "DID NOT PROVE ITSELF"

@@ -120,12 +120,13 @@ def approve_plan(
 
 def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from installer.cli.tables import Table
     from installer.site.plan import batches_of
+    from installer.site.steps import task_words
 
-    table = Table("node", "from", "to", "fetches", "out of service", "certificate", "reboot", "changes", box=None)
+    table = Table("node", "from", "to", "fetches", "out of service", "certificate", "reboot", "changes")
     for node in made.nodes:
         idle = not node.tasks and not node.blind
         table.add_row(
@@ -134,7 +135,7 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
         )  # fmt: skip
     lines: list[RenderableType] = [table]
     if made.content:
-        kinds = Table("", "name", "before", "after", box=None)
+        kinds = Table("", "name", "before", "after")
         for change in made.content:
             kinds.add_row(change.kind, change.name, change.before or "—", change.after or "—")
         lines += [Text(f"\nwhat {made.release} brings"), kinds]
@@ -142,7 +143,7 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
     for node in made.nodes:
         if node.tasks:
             lines.append(Text(f"\n{node.node}"))
-            lines += [Text(f"  {task}") for task in node.tasks]
+            lines += [Text(f"  {task_words(task)}") for task in node.tasks]
         for file in node.files:
             if file.diff and file.digest not in shown:
                 shown.add(file.digest)

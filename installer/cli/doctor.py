@@ -13,7 +13,7 @@ from installer.cli.options import DEFAULT_DEPOT, DEFAULT_SITE_KEYS, DepotDir, Si
 def doctor(
     ctx: typer.Context,
     inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, NAME.tar.zst.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, NAME.tar.gz.")],
     limit: Annotated[
         list[str] | None, typer.Option("--limit", help="Only this node; may be given several times.")
     ] = None,
@@ -33,7 +33,7 @@ def doctor(
 
     Exit codes of this command: 0 collected, 5 a node could not be asked; what the others said is in the file.
 
-    Example: appliance doctor -i site --out fault.tar.zst
+    Example: appliance doctor -i site --out fault.tar.gz
     """
     from engine.errors import Exit
     from installer.cli.screen import size

@@ -226,7 +226,7 @@ def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets
     all_of = planted(secrets.randbelow(1 << 30))
     hosts = (site.inventory / "hosts.yml").read_text()
     plant(site, all_of)
-    out = tmp_path / "fault.tar.zst"
+    out = tmp_path / "fault.tar.gz"
     words: list[str | Path] = [
         "doctor",
         "-i",
@@ -245,7 +245,7 @@ def test_a_support_bundle_holds_what_is_useful_and_none_of_fifty_planted_secrets
     site.on(EDGE, "systemctl daemon-reload")
     (site.inventory / "hosts.yml").write_text(hosts)
     raw = out.read_bytes()
-    tar = subprocess.run(["zstd", "-dcq", out], capture_output=True, check=True).stdout
+    tar = subprocess.run(["gzip", "-dc", out], capture_output=True, check=True).stdout
     assert len(seen(all_of, there.encode())) >= 40, "they were planted"
     assert seen(all_of, raw) == [] and seen(all_of, tar) == []
     assert (out.stat().st_mode & 0o777) == 0o600

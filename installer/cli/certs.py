@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,8 @@ def client(
     durable.write(out / f"{name}.key", key, mode=0o600)
     durable.write(out / f"{name}.crt", certificate)
     durable.write(out / "ca.crt", authority.certificate_path.read_bytes())
-    screen_of(ctx).result(
+    screen = screen_of(ctx)
+    screen.result(
         {
             "certificate": str(out / f"{name}.crt"),
             "key": str(out / f"{name}.key"),
@@ -85,6 +87,8 @@ def client(
         },
         f"Issued {out / name}.crt for {days} days; hand it over with {name}.key and ca.crt",
     )
+    files = ["--cacert", out / "ca.crt", "--cert", out / f"{name}.crt", "--key", out / f"{name}.key"]
+    screen.next(f"on the client: {shlex.join(['curl', *map(str, files), 'https://GATEWAY:PORT/v1/models'])}")
 
 
 @app.command("list")

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.nextstep import command, given
 from installer.cli.options import (
+    DEFAULT_CA,
     DEFAULT_DEPOT,
+    DEFAULT_RUNS,
     DEFAULT_SITE_KEYS,
     AllowDowngrade,
     Approvals,
@@ -23,9 +26,11 @@ from installer.cli.screen import Screen, size
 
 if TYPE_CHECKING:
     from engine.memory import Demand
+    from installer.cli.nextstep import Word
     from installer.depot import Depot
     from installer.site.events import Listener, NodeState
     from installer.site.install import Outcome
+    from installer.site.inventory import Inventory
 
 InventoryDir = Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")]
 CaDir = Annotated[
@@ -130,10 +135,10 @@ def install(
     ] = None,
     depot: DepotDir = DEFAULT_DEPOT,
     root: Root = None,
-    ca: CaDir = Path("/var/lib/appliance/ca"),
-    runs: Annotated[Path, typer.Option("--runs", help="Where the log and report of every run are kept.")] = Path(
-        "/var/lib/appliance/runs"
-    ),
+    ca: CaDir = DEFAULT_CA,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Where the log and report of every run are kept.")
+    ] = DEFAULT_RUNS,
     site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     release: Annotated[str, typer.Option("--release", help="Release of the depot to install, NAME-VERSION.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
@@ -212,6 +217,25 @@ def install(
     _print(screen, outcome)
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
+    same = (
+        "-i", inventory, *given("--depot", depot, DEFAULT_DEPOT), *given("--root", root), *given("--ca", ca, DEFAULT_CA),
+        *given("--runs", runs, DEFAULT_RUNS), *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *given("--release", release),
+        *given("--limit", limit), *((bundle,) if bundle else ()),
+    )  # fmt: skip
+    screen.next(*_following(outcome, site, same, ca, inventory))
+
+
+def _following(outcome: Outcome, site: Inventory, same: tuple[Word, ...], ca: Path, inventory: Path) -> list[str]:
+    """What comes after an install that ended well. ``same`` are the words that would repeat it."""
+    if outcome.check:
+        return [command("install", *same)]
+    if outcome.rollout and outcome.rollout.paused:
+        return [command("install", *same, "--continue")]
+    look = command("status", "-i", inventory, *given("--ca", ca, DEFAULT_CA))
+    if not site.site.services or not outcome.changed:
+        return [look]
+    issue = command("certs", "client", "NAME", "--out", "DIRECTORY", *given("--dir", ca, DEFAULT_CA))
+    return [f"{issue} for a client", f"{look} to see how the nodes are"]
 
 
 def listener(screen: Screen) -> Listener:

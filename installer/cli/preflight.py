@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.nextstep import Word, command, given
 from installer.cli.options import DEFAULT_DEPOT, DepotDir, Root, screen_of
 
 if TYPE_CHECKING:
@@ -78,6 +79,23 @@ def preflight(
     screen.result(data, _page(reports, wanted.name, every))
     if code:
         raise typer.Exit(code)
+    if wanted.name:  # without a release it was the site alone that was judged
+        words = (
+            "-i",
+            inventory,
+            *given("--depot", depot, DEFAULT_DEPOT),
+            *given("--root", root),
+            *given("--release", release),
+        )
+        screen.next(*_following((*words, *((bundle,) if bundle else ()))))
+
+
+def _following(words: tuple[Word, ...]) -> list[str]:
+    """What comes after nodes that are fit. ``words`` name the site and the release."""
+    return [
+        f"{command('plan', *words)} to review the change under a digest",
+        f"{command('install', *words, '--check')} to see what would change",
+    ]
 
 
 def _release(depot: Depot, bundle: Path | None, root: Path | None, release: str) -> Release:

@@ -72,6 +72,10 @@ class Screen:
         else:
             streams.tell(printable(text))
 
+    def next(self, *commands: str) -> None:
+        """The line after a result that names the command to follow; several where the next step is the reader's choice."""
+        self.say(f"next: {'; or '.join(commands)}")
+
     def error(self, error: ApplianceError) -> None:
         """Say what happened, where, and how to mend it."""
         if self.json_output:

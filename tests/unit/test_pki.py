@@ -442,7 +442,7 @@ def test_a_list_for_programs_has_all_and_marks_what_was_for_one_run(
 
 
 def test_a_client_cannot_have_the_name_that_installs_use(
-    authority: Authority, as_installs_have_it: Path, tmp_path: Path
+    authority: Authority, secret_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="installs make for themselves"):
         command(

@@ -196,6 +196,7 @@ def install(
     from installer.site.gate import check_reason
     from installer.site.install import Request
     from installer.site.install import install as run_install
+    from installer.site.serve import other_server
     from installer.trust.secret import passphrase, private_copy
 
     if bundle is not None and release:
@@ -204,6 +205,7 @@ def install(
     screen = screen_of(ctx)
     require_downgrade(approval, allow_downgrade)
     site = inventories.load(inventory)
+    other_server(screen.say)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:
         request = Request(

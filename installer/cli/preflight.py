@@ -65,10 +65,12 @@ def preflight(
     from installer.site import needs
     from installer.site.preflight import preflight as run
     from installer.site.preflight import verdict_of
+    from installer.site.serve import other_server
 
     screen = screen_of(ctx)
     targets = needs.outside_of(outside or [])
     site = inventories.load(inventory)
+    other_server(screen.say)
     wanted = _release(Depot(depot), bundle, root, release)
     with screen:
         reports = run(site, wanted, screen, outside=targets, limit=limit or ())

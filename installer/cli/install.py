@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.nextstep import command, given
+from installer.cli.nextstep import given
 from installer.cli.options import (
     DEFAULT_CA,
     DEFAULT_DEPOT,
@@ -26,11 +26,8 @@ from installer.cli.screen import Screen, size
 
 if TYPE_CHECKING:
     from engine.memory import Demand
-    from installer.cli.nextstep import Word
     from installer.depot import Depot
     from installer.site.events import Listener, NodeState
-    from installer.site.install import Outcome
-    from installer.site.inventory import Inventory
 
 InventoryDir = Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")]
 CaDir = Annotated[
@@ -189,7 +186,10 @@ def install(
       appliance install -i inventories/example --root root.json /media/drive/demo-1.0.0
       appliance install -i inventories/example --check
     """
+    from dataclasses import asdict
+
     from engine.errors import Exit, InputError
+    from installer.cli.outcome import following, page
     from installer.depot import Depot
     from installer.site import inventory as inventories
     from installer.site import records
@@ -216,7 +216,7 @@ def install(
         )  # fmt: skip
         screen.whole("install --check" if check else "install", records.last_seconds(runs, check=check))
         outcome = run_install(request, screen, listener(screen))
-    _print(screen, outcome)
+    screen.result(asdict(outcome), page(outcome))
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
     same = (
@@ -224,20 +224,7 @@ def install(
         *given("--runs", runs, DEFAULT_RUNS), *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *given("--release", release),
         *given("--limit", limit), *((bundle,) if bundle else ()),
     )  # fmt: skip
-    screen.next(*_following(outcome, site, same, ca, inventory))
-
-
-def _following(outcome: Outcome, site: Inventory, same: tuple[Word, ...], ca: Path, inventory: Path) -> list[str]:
-    """What comes after an install that ended well. ``same`` are the words that would repeat it."""
-    if outcome.check:
-        return [command("install", *same)]
-    if outcome.rollout and outcome.rollout.paused:
-        return [command("install", *same, "--continue")]
-    look = command("status", "-i", inventory, *given("--ca", ca, DEFAULT_CA))
-    if not site.site.services or not outcome.changed:
-        return [look]
-    issue = command("certs", "client", "NAME", "--out", "DIRECTORY", *given("--dir", ca, DEFAULT_CA))
-    return [f"{issue} for a client", f"{look} to see how the nodes are"]
+    screen.next(*following(outcome, site, same, ca, inventory))
 
 
 def listener(screen: Screen) -> Listener:
@@ -271,69 +258,3 @@ def listener(screen: Screen) -> Listener:
             screen.say(f"{node}:   FAILED {state.failure.task}: {state.failure.reason}")
 
     return listen
-
-
-def _print(screen: Screen, outcome: Outcome) -> None:
-    from dataclasses import asdict
-
-    from rich.console import Group
-
-    from installer.cli.tables import Table
-    from installer.site.steps import words_of
-
-    table = Table("node", "ok", "changed", "outcome")
-    failed = {f.node: f for f in outcome.failures}
-    for name, node in outcome.nodes.items():
-        word = (
-            "failed"
-            if name in failed
-            else ("would change" if outcome.check else "changed")
-            if node["changed"]
-            else "unchanged"
-        )
-        table.add_row(name, str(node["ok"]), str(node["changed"]), word)
-    lines: list[object] = [table]
-    for failure in outcome.failures:
-        lines.append(
-            f"\n{failure.node} {'is unreachable' if failure.unreachable else 'failed'} in “{words_of(failure.role) + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
-        )
-    for proof in outcome.proof:
-        state = "answered through mutual TLS" if proof.good else "DID NOT PROVE ITSELF"
-        lines.append(
-            f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
-        )
-        if proof.remark:
-            lines.append(f"{proof.gateway}/{proof.service}: {proof.remark}")
-    if outcome.rollout:
-        for name, back in outcome.rollout.restored.items():
-            lines.append(
-                f"{name} serves {back.release} again, {back.seconds} s after it failed; it keeps {back.diagnostics or 'no diagnostics'}"
-                if back.good
-                else f"{name} IS OUT OF SERVICE: {back.failure}"
-            )
-        if outcome.rollout.left_alone:
-            lines.append(f"left as they are: {', '.join(outcome.rollout.left_alone)}: {outcome.rollout.stopped}")
-    if outcome.failures and not outcome.log:
-        lines.append(
-            "\nNothing was changed on any node. Mend the cause and run the same command again; `appliance preflight` shows all."
-        )
-    elif outcome.failures:
-        lines.append(f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done.")
-    elif outcome.check:
-        lines += [
-            f"{name}: nothing is installed yet, so this dry run shows its first steps alone; all of the release would be new"
-            for name, node in outcome.nodes.items()
-            if node.get("nothing_yet")
-        ]
-        lines.append(f"{outcome.release}: a dry run; nothing was changed")
-    elif not outcome.changed:
-        lines.append(f"{outcome.release}: nothing changed")
-    else:
-        lines.append(f"{outcome.release}: installed in {outcome.phases_s.get('total', 0)} s")
-    screen.result(asdict(outcome), Group(*[x if not isinstance(x, str) else _plain(x) for x in lines]))  # type: ignore[arg-type]
-
-
-def _plain(text: str):  # type: ignore[no-untyped-def]
-    from rich.text import Text
-
-    return Text(text)

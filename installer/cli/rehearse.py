@@ -127,9 +127,11 @@ def reason(done: Rehearsal) -> str:
         return f"{attempt.node}: {attempt.process} ({attempt.unit}) wanted {attempt.target}"
     for failure in done.outcome.failures:
         return f"{failure.node}, {words_of(failure.role)}: {failure.task}: {failure.reason}"
-    for proof in done.outcome.proof:
-        if not proof.good:
-            return f"{proof.gateway}/{proof.service} did not prove itself: {proof.answer}"
+    for unproved in [
+        *(f"{p.gateway}/{p.service} did not prove itself: {p.answer}" for p in done.outcome.proof if not p.good),
+        *(f"{w.node} is not proved shut: {w.problems[0]}" for w in done.outcome.egress if w.measured and not w.good),
+    ]:
+        return unproved
     for node, why in done.unresolved.items():
         return f"{node}: packages cannot be installed: {why}"
     return "; ".join(done.verdict.blind) or f"{done.unseen_packets} packets left the nodes unseen"
@@ -155,6 +157,7 @@ def document(done: Rehearsal) -> dict[str, Any]:
         "said": done.said,
         "causes": {node: [asdict(c) for c in found] for node, found in done.causes.items()},
         "proof": [asdict(p) for p in done.outcome.proof],
+        "egress": [asdict(w) for w in done.outcome.egress],
         "seconds": done.seconds,
         "phases_s": done.outcome.phases_s,
         "kept": done.kept,
@@ -172,6 +175,11 @@ def lines(done: Rehearsal) -> str:
             f"\n{failure.node} failed in “{words_of(failure.role) + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
         )
     said += [f"\n{p.gateway}/{p.service} did not prove itself: {p.answer}" for p in done.outcome.proof if not p.good]
+    said += [
+        f"\n{w.node} is not proved shut: {'; '.join(w.problems[:3])}"
+        for w in done.outcome.egress
+        if w.measured and not w.good
+    ]
     said += [
         f"\n{node}: packages of the definition cannot be installed:\n  {why}" for node, why in done.unresolved.items()
     ]

@@ -92,6 +92,15 @@ def test_status_says_what_is_so(site: Site) -> None:
     assert sum(status(site)["nodes"][EDGE]["firewall"]["refused"].values()) > refused
 
 
+def test_an_install_tells_what_each_node_measured_of_the_ways_out(site: Site) -> None:
+    told = site.install()
+    assert {w["node"] for w in told["egress"]} == {site.node(EDGE), site.node(MODEL)}
+    for ways in told["egress"]:
+        assert ways["measured"] and ways["good"] and ways["problems"] == [], ways
+        assert ways["tried"] >= 10 and ways["tried"] == ways["refused"] + ways["unroutable"] and ways["refused"] > 0
+    assert told["phases_s"]["egress"] >= 0 and sorted(told["idle"]) == sorted(w["node"] for w in told["egress"])
+
+
 def test_status_names_what_is_wrong(site: Site) -> None:
     site.on(
         EDGE,

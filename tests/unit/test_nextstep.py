@@ -14,11 +14,11 @@ import yaml
 from typer.main import get_command
 
 from engine import durable
-from installer.cli import install as installing
 from installer.cli import plan as planning
 from installer.cli import preflight as asking
 from installer.cli.main import app, main
 from installer.cli.nextstep import after_verify, command, given
+from installer.cli.outcome import following as following_install
 from installer.site.install import Outcome
 from installer.site.inventory import Host, Inventory
 from installer.site.plan import NodePlan, Plan
@@ -178,7 +178,7 @@ def test_after_an_install_it_depends_on_what_was_done(
         (Host("n", "192.0.2.2", ("gpu",)),),
         Site.model_validate({**SITE, "services": [SERVICE] if served else []}),
     )
-    lines = installing._following(outcome, site, ("-i", Path("site"), Path("/media/d-1")), Path("/ca"), Path("site"))
+    lines = following_install(outcome, site, ("-i", Path("site"), Path("/media/d-1")), Path("/ca"), Path("site"))
     commands = [options_of(line)[1:] for line in lines]
     assert [words[: len(verb)] for words, verb in zip(commands, verbs, strict=True)] == verbs
     if verbs == [["install"]]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 from urllib.parse import quote, unquote
 
 LONGEST_LINE = 8192  # characters; what stands beyond is dropped, for nobody reads it and every pattern would
+SEQUENCE = 0x30  # the tag of a sequence in DER
 SHORTEST = 6  # characters of a value that is looked for elsewhere; shorter ones would take words along
 PLAIN = frozenset(
     [
@@ -210,12 +211,35 @@ class Redactor:
     ]  # fmt: skip
 
 
+_PUBLIC = re.compile(
+    r"(-----BEGIN (?:CERTIFICATE|X509 CRL|CERTIFICATE REQUEST|PUBLIC KEY)-----(?:[A-Za-z0-9+/=\s]|\\[rn])*-----END [A-Z0-9 ]+-----)"
+)
+
+
 def certificates_apart(text: str) -> list[tuple[bool, str]]:
-    """The text in pieces, with whether each is a public certificate or list, which is long base64 and no secret."""
-    pattern = re.compile(
-        r"(-----BEGIN (?:CERTIFICATE|X509 CRL|CERTIFICATE REQUEST|PUBLIC KEY)-----[A-Za-z0-9+/=\s]*?-----END [A-Z0-9 ]+-----)"
-    )
-    return [(number % 2 == 1, piece) for number, piece in enumerate(pattern.split(text))]
+    """The text in pieces, with whether each is a public certificate or list, which is long base64 and no secret.
+
+    Also one within a quoted string, whose line breaks are written as ``\\n``.
+    """
+    return [(number % 2 == 1 and _is_public(piece), piece) for number, piece in enumerate(_PUBLIC.split(text))]
+
+
+def _is_public(block: str) -> bool:
+    """Whether a block holds what its first line says: anything else could be put behind such a line, and would leave with it.
+
+    All of these are a DER sequence of the length that it names, which begins with another sequence; a private key begins with a number.
+    """
+    lines = block.replace("\\r", "\n").replace("\\n", "\n").split("-----")
+    try:
+        der = base64.b64decode("".join(lines[2].split()), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    if len(der) < 4 or der[0] != SEQUENCE:
+        return False
+    wide = der[1] - 0x80 if der[1] >= 0x80 else 0  # bytes of the length, where it does not fit into the one
+    head = 2 + wide
+    length = int.from_bytes(der[2:head], "big") if wide else der[1]
+    return len(der) > head and len(der) == head + length and der[head] == SEQUENCE
 
 
 def redacted(texts: Mapping[str, str], also: Iterable[str] = ()) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
@@ -226,18 +250,21 @@ def redacted(texts: Mapping[str, str], also: Iterable[str] = ()) -> tuple[dict[s
     """
     redactor = Redactor()
     for text in also:
-        redactor.learn(_cut(text))
+        for public, piece in certificates_apart(_cut(text)):
+            if not public:
+                redactor.learn(piece)
     counts: dict[str, Counter[str]] = {}
-    first: dict[str, str] = {}
+    first: dict[str, list[tuple[bool, str]]] = {}
     for name, text in texts.items():
         redactor.found = counts[name] = Counter()
-        first[name] = "".join(
-            piece if public else redactor.learn(piece) for public, piece in certificates_apart(_cut(text))
-        )
+        first[name] = [
+            (public, piece if public else redactor.learn(piece)) for public, piece in certificates_apart(_cut(text))
+        ]
     clean: dict[str, str] = {}
-    for name, text in first.items():
+    for name, pieces in first.items():
         redactor.found = counts[name]
-        clean[name] = _MARK.sub(lambda m: f"[removed: {KINDS[ord(m[0]) - _FIRST]}]", redactor.sweep(text))
+        swept = "".join(piece if public else redactor.sweep(piece) for public, piece in pieces)
+        clean[name] = _MARK.sub(lambda m: f"[removed: {KINDS[ord(m[0]) - _FIRST]}]", swept)
     return clean, {name: dict(sorted(found.items())) for name, found in counts.items() if found}
 
 

@@ -11,7 +11,16 @@ import typer
 
 from installer.cli import compat
 from installer.cli.commands import EPILOG
-from installer.cli.options import DEFAULT_DEPOT, MAX_DAYS, Cache, Keys, PassphraseFile, screen_of
+from installer.cli.options import (
+    DEFAULT_DEPOT,
+    MAX_DAYS,
+    Cache,
+    Keys,
+    PassphraseFile,
+    default_cache,
+    default_keys,
+    screen_of,
+)
 from installer.cli.screen import size
 
 if TYPE_CHECKING:
@@ -61,6 +70,7 @@ def lock(
     from engine.errors import InputError
     from installer import definition, lockfile
     from installer.bundle.lock import changes, resolve
+    from installer.cli.nextstep import command, given
     from installer.kinds import Work, pins
     from installer.network import host
     from installer.network.hiding import Hiding, hidden
@@ -112,6 +122,10 @@ def lock(
     )
     if check and not unchanged:
         raise typer.Exit(1)
+    if not check:
+        screen.next(
+            command("build", "bundle", *given("--cache", cache, default_cache()), definition_file, "--out", "DIRECTORY")
+        )
 
 
 def _told(differences: dict[str, list[str]], *, known: bool, before: bool) -> str:
@@ -179,6 +193,7 @@ def build(
     from installer.bundle import build as building
     from installer.cli import rehearse as rehearsing
     from installer.cli import sign as signing
+    from installer.cli.nextstep import command, given
     from installer.kinds import Work, pins
     from installer.network import host
     from installer.network.hiding import Hiding, hidden
@@ -266,6 +281,8 @@ def build(
         )
         + ("" if built.signed.finished else f"\n{signing.still_needed(built.signed)}"),
     )
+    if built.signed.finished:
+        screen.next(command("verify", *given("--keys", keys, default_keys()), built.path))
 
 
 def verify(
@@ -299,10 +316,15 @@ def verify(
       appliance verify dist/demo-1.0.0 --json
       appliance verify /media/drive/demo-1.0.0 --expect-builder https://ci.example.org/appliance
     """
+    from installer.carry.volumes import is_volume
     from installer.cli.checking import check
+    from installer.cli.nextstep import after_verify
 
-    if code := check(screen_of(ctx), bundle, *pinned_root(root, keys), depot, expect_builder):
+    screen, (pinned, where) = screen_of(ctx), pinned_root(root, keys)
+    if code := check(screen, bundle, pinned, where, depot, expect_builder):
         raise typer.Exit(code)
+    builders = [keys] if keys else [default_keys()]
+    screen.next(*after_verify(bundle, where, builders, DEFAULT_DEPOT, partial=bool(depot) or is_volume(bundle)))
 
 
 def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
@@ -312,7 +334,6 @@ def pinned_root(root: Path | None, keys: Path | None) -> tuple[bytes, str]:
         InputError: there is none.
     """
     from installer.cli.checking import read_pinned
-    from installer.cli.options import default_keys
 
     return read_pinned(
         [root]
@@ -335,14 +356,13 @@ def inspect(
 
     Example: appliance inspect dist/demo-1.0.0
     """
-    from rich.table import Table
-
     from engine import verify as verifying
+    from installer.cli.tables import Table
     from installer.trust.sign import content_digest
 
     pinned, _ = pinned_root(root, keys)
     trusted = verifying.open_bundle(bundle, pinned)
-    table = Table("kind", "files", "size", box=None)
+    table = Table("kind", "files", "size")
     kinds: dict[str, tuple[int, int]] = {}
     for target in trusted.targets.values():
         files, total = kinds.get(target.kind, (0, 0))

@@ -27,16 +27,15 @@ def diff(
 
     Example: appliance diff dist/ours-1.0.0 dist/ours-1.1.0
     """
-    from rich.table import Column, Table
-
     from engine.verify import open_bundle
     from installer.carry.compare import difference
+    from installer.cli.tables import Table
 
     pinned, _ = pinned_root(root, keys)
     before, after = open_bundle(old, pinned), open_bundle(new, pinned)
     found = difference(before, after)
     table = Table(
-        "", Column("file", overflow="fold"), "kind", "old", "new", box=None,
+        "", "file", "kind", "old", "new",
         caption=f"{before.release} → {after.release}: {len(found.changes)} differ, {found.unchanged} do not; "
         f"{size(found.to_carry)} to carry of {size(after.size)}",
     )  # fmt: skip

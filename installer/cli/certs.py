@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +53,13 @@ def client(
     from engine.errors import InputError
     from engine.rules.names import COMMON_NAME
     from installer.pki import Authority, utc_now
+    from installer.pki.authority import OWN_CLIENT
     from installer.trust.secret import passphrase
 
+    if name == OWN_CLIENT:
+        raise InputError(
+            f"{name} is the name of the client that installs make for themselves", remedy="Use another name."
+        )
     if not COMMON_NAME.fullmatch(name):  # before anything of that name is looked for on disk
         raise InputError(
             f"{name!r} is no name for a client", remedy="Use up to 63 letters, digits, dots, dashes, underscores."
@@ -71,7 +77,8 @@ def client(
     durable.write(out / f"{name}.key", key, mode=0o600)
     durable.write(out / f"{name}.crt", certificate)
     durable.write(out / "ca.crt", authority.certificate_path.read_bytes())
-    screen_of(ctx).result(
+    screen = screen_of(ctx)
+    screen.result(
         {
             "certificate": str(out / f"{name}.crt"),
             "key": str(out / f"{name}.key"),
@@ -80,28 +87,42 @@ def client(
         },
         f"Issued {out / name}.crt for {days} days; hand it over with {name}.key and ca.crt",
     )
+    files = ["--cacert", out / "ca.crt", "--cert", out / f"{name}.crt", "--key", out / f"{name}.key"]
+    screen.next(f"on the client: {shlex.join(['curl', *map(str, files), 'https://GATEWAY:PORT/v1/models'])}")
 
 
 @app.command("list")
-def list_issued(ctx: typer.Context, directory: CaDir = DEFAULT) -> None:
+def list_issued(
+    ctx: typer.Context,
+    directory: CaDir = DEFAULT,
+    every: Annotated[
+        bool, typer.Option("--all", "-a", help="Also what installs issued to themselves for one run.")
+    ] = False,
+) -> None:
     """List what was issued, with the days left; the authority itself comes first.
+
+    Every install issues a certificate for the depot that it serves and one for the client that proves the services. Both are of no use
+    after it and left out; --json has them all, marked with `one_run`.
 
     \b
     Examples:
       appliance certs list
+      appliance certs list --all
       appliance certs list --json
     """
+    from installer.cli.tables import Table
     from installer.pki import Authority, utc_now
 
     now = utc_now()
     authority = Authority(directory)
     entries = [authority.itself(), *authority.register()]
-    rows = [("kind", "name", "days left", "serial", "revoked")]
-    rows += [(e.kind, e.name, str(e.days_left(now)), e.serial, e.revoked[:10]) for e in entries]
-    # Lines and no table of the screen's width: a serial that is cut cannot be given to `revoke`.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now)} for e in entries], "\n".join(lines))
+    shown = [e for e in entries if every or not e.one_run]
+    left_out = len(entries) - len(shown)
+    told = f"{left_out} {'certificate' if left_out == 1 else 'certificates'} of single runs left out; --all shows them"
+    table = Table("kind", "name", "days left", "serial", "revoked", caption=told if left_out else "")
+    for entry in shown:
+        table.add_row(entry.kind, entry.name, str(entry.days_left(now)), entry.serial, entry.revoked[:10])
+    screen_of(ctx).result([{**vars(e), "days_left": e.days_left(now), "one_run": e.one_run} for e in entries], table)
 
 
 @app.command()

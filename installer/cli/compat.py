@@ -98,9 +98,9 @@ def _data(definition_file: Path, lock: Lock, findings: tuple[Finding, ...]) -> d
 
 
 def _table(findings: tuple[Finding, ...]) -> Any:
-    from rich.table import Table
+    from installer.cli.tables import Table
 
-    table = Table("", "rule", "what", "remedy", box=None)
+    table = Table("", "rule", "what", "remedy")
     for finding in findings:
         table.add_row(finding.severity, finding.rule, finding.what, finding.remedy)
     return table

@@ -40,9 +40,8 @@ def check(
     """
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from engine.errors import InputError
+    from installer.cli.tables import Table
     from installer.kinds import debaudit
 
     for path in keyring or ():
@@ -51,9 +50,7 @@ def check(
     screen = screen_of(ctx)
     with screen:
         vouched = debaudit.audit(debaudit.files_of(bundle), keyring or ())
-    table = Table(box=None)
-    for name in ("source", "signed", "packages", "keys"):
-        table.add_column(name, overflow="fold")
+    table = Table("source", "signed", "packages", "keys")
     for one in vouched:
         table.add_row(one.source, one.date, str(one.packages), "\n".join(one.signers))
     screen.result({"bundle": str(bundle), "good": True, "sources": [asdict(v) for v in vouched]}, table)

@@ -13,7 +13,7 @@ from installer.cli.options import DEFAULT_DEPOT, DEFAULT_SITE_KEYS, DepotDir, Si
 def doctor(
     ctx: typer.Context,
     inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, NAME.tar.zst.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, NAME.tar.gz.")],
     limit: Annotated[
         list[str] | None, typer.Option("--limit", help="Only this node; may be given several times.")
     ] = None,
@@ -33,12 +33,11 @@ def doctor(
 
     Exit codes of this command: 0 collected, 5 a node could not be asked; what the others said is in the file.
 
-    Example: appliance doctor -i site --out fault.tar.zst
+    Example: appliance doctor -i site --out fault.tar.gz
     """
-    from rich.table import Table
-
     from engine.errors import Exit
     from installer.cli.screen import size
+    from installer.cli.tables import Table
     from installer.site.doctor import doctor as collect
     from installer.site.inventory import load
     from installer.site.status import Places
@@ -48,7 +47,7 @@ def doctor(
         done = collect(load(inventory), Places(depot, ca, runs, site_keys), out, screen, limit=tuple(limit or ()))
     removed = sum(n for kinds in done.removed.values() for n in kinds.values())
     table = Table(
-        "entry", "size", "removed", box=None,
+        "entry", "size", "removed",
         caption=f"{done.out}: {size(done.size)}, {len(done.contents)} entries, {removed} secrets removed",
     )  # fmt: skip
     for entry in done.contents:

@@ -98,18 +98,17 @@ def _document(change: Change) -> dict[str, Any]:
     return {"what": change.what, "kind": change.kind, "name": change.name, "fields": list(change.fields), **sides}
 
 
-def _table(found: list[Change], caption: str):  # type: ignore[no-untyped-def]  # a lazily imported rich table
-    from rich.table import Column, Table
+def _table(found: list[Change], caption: str):  # type: ignore[no-untyped-def]  # a lazily imported table
+    from installer.cli.tables import Table
 
     table = Table(
         "",
         "kind",
-        Column("name", overflow="fold"),
+        "name",
         "old",
         "new",
         "licence",
         "size",
-        box=None,
         caption=f"{caption}: {len(found)} changes",
     )
     for change in found:

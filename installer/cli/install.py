@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.nextstep import given
 from installer.cli.options import (
+    DEFAULT_CA,
     DEFAULT_DEPOT,
+    DEFAULT_RUNS,
     DEFAULT_SITE_KEYS,
     AllowDowngrade,
     Approvals,
@@ -24,8 +27,7 @@ from installer.cli.screen import Screen, size
 if TYPE_CHECKING:
     from engine.memory import Demand
     from installer.depot import Depot
-    from installer.site.events import NodeState
-    from installer.site.install import Outcome
+    from installer.site.events import Listener, NodeState
 
 InventoryDir = Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")]
 CaDir = Annotated[
@@ -130,10 +132,10 @@ def install(
     ] = None,
     depot: DepotDir = DEFAULT_DEPOT,
     root: Root = None,
-    ca: CaDir = Path("/var/lib/appliance/ca"),
-    runs: Annotated[Path, typer.Option("--runs", help="Where the log and report of every run are kept.")] = Path(
-        "/var/lib/appliance/runs"
-    ),
+    ca: CaDir = DEFAULT_CA,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Where the log and report of every run are kept.")
+    ] = DEFAULT_RUNS,
     site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     release: Annotated[str, typer.Option("--release", help="Release of the depot to install, NAME-VERSION.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show what would change; change nothing.")] = False,
@@ -186,12 +188,17 @@ def install(
       appliance install -i inventories/example --root root.json /media/drive/demo-1.0.0
       appliance install -i inventories/example --check
     """
+    from dataclasses import asdict
+
     from engine.errors import Exit, InputError
+    from installer.cli.outcome import following, page
     from installer.depot import Depot
     from installer.site import inventory as inventories
+    from installer.site import records
     from installer.site.gate import check_reason
     from installer.site.install import Request
     from installer.site.install import install as run_install
+    from installer.site.serve import other_server
     from installer.trust.secret import passphrase, private_copy
 
     if bundle is not None and release:
@@ -200,6 +207,7 @@ def install(
     screen = screen_of(ctx)
     require_downgrade(approval, allow_downgrade)
     site = inventories.load(inventory)
+    other_server(screen.say)
     secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
     with screen, private_copy(secret) as secret_file:
         request = Request(
@@ -208,10 +216,17 @@ def install(
             site_keys=site_keys, skip_preflight=skip_preflight, full=full, carry_on=carry_on,
             plan=planned(plan), plan_approvals=tuple(plan_approval or ()),
         )  # fmt: skip
+        screen.whole("install --check" if check else "install", records.last_seconds(runs, check=check))
         outcome = run_install(request, screen, listener(screen))
-    _print(screen, outcome)
+    screen.result(asdict(outcome), page(outcome))
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
+    same = (
+        "-i", inventory, *given("--depot", depot, DEFAULT_DEPOT), *given("--root", root), *given("--ca", ca, DEFAULT_CA),
+        *given("--runs", runs, DEFAULT_RUNS), *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *given("--release", release),
+        *given("--limit", limit), *((bundle,) if bundle else ()),
+    )  # fmt: skip
+    screen.next(*following(outcome, site, same, ca, inventory))
 
 
 def planned(named: str) -> str:
@@ -229,82 +244,34 @@ def planned(named: str) -> str:
     return f"sha256:{planapproval.digest_of(Path(named))}"
 
 
-def listener(screen: Screen):  # type: ignore[no-untyped-def]  # the return type is a callable of a lazily imported type
-    """Each node's current step as one live line; without a terminal, one line for every change and failure."""
-    begun: dict[str, str] = {}
+def listener(screen: Screen) -> Listener:
+    """Each node's current step as one live line, and a line for each step that did something, each change and failure.
+
+    Ansible starts every task, also those of roles that a node does not need, and skips them then: a step is told of when a task of it
+    was not skipped.
+    """
+    from installer.site.owned import order
+    from installer.site.steps import step_of, task_words
+
+    numbers = order()
+    told: dict[str, set[str]] = {}
+    reached: dict[str, int] = {}
 
     def listen(node: str, state: NodeState, what: str) -> None:
-        if what == "task" and state.role and begun.get(node) != state.role:
-            begun[node] = state.role
-            screen.say(f"{node}: {state.role}")
-        screen.node(node, f"{state.role}: {state.task}" if state.role else state.task)
+        step = step_of(state, numbers)
+        if what == "task":
+            # A handler or a last part belongs to an earlier role: the count does not fall again.
+            ahead = step is not None and step.number > reached.get(node, 0)
+            doing = f"{step.words}: {state.task}" if step else state.task
+            screen.node(node, doing, step.number if step and ahead else 0, len(numbers))
+            return
+        if step and step.words not in told.setdefault(node, set()):
+            told[node].add(step.words)
+            reached[node] = max(step.number, reached.get(node, 0))
+            screen.say(f"{node}: {step}")
         if what == "changed":
-            screen.say(f"{node}:   changed {state.changes[-1]}")
+            screen.say(f"{node}:   changed {task_words(state.changes[-1])}")
         elif what == "failed" and state.failure:
             screen.say(f"{node}:   FAILED {state.failure.task}: {state.failure.reason}")
 
     return listen
-
-
-def _print(screen: Screen, outcome: Outcome) -> None:
-    from dataclasses import asdict
-
-    from rich.console import Group
-    from rich.table import Table
-
-    table = Table("node", "ok", "changed", "outcome", box=None)
-    failed = {f.node: f for f in outcome.failures}
-    for name, node in outcome.nodes.items():
-        word = (
-            "failed"
-            if name in failed
-            else ("would change" if outcome.check else "changed")
-            if node["changed"]
-            else "unchanged"
-        )
-        table.add_row(name, str(node["ok"]), str(node["changed"]), word)
-    lines: list[object] = [table]
-    for failure in outcome.failures:
-        lines.append(
-            f"\n{failure.node} {'is unreachable' if failure.unreachable else 'failed'} in “{failure.role + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
-        )
-    for proof in outcome.proof:
-        state = "answered through mutual TLS" if proof.good else "DID NOT PROVE ITSELF"
-        lines.append(
-            f"{proof.gateway}/{proof.service}: {state} in {proof.seconds} s; without a certificate it was {'refused' if proof.refused_without_certificate else 'NOT REFUSED'}"
-        )
-        if proof.remark:
-            lines.append(f"{proof.gateway}/{proof.service}: {proof.remark}")
-    if outcome.rollout:
-        for name, back in outcome.rollout.restored.items():
-            lines.append(
-                f"{name} serves {back.release} again, {back.seconds} s after it failed; it keeps {back.diagnostics or 'no diagnostics'}"
-                if back.good
-                else f"{name} IS OUT OF SERVICE: {back.failure}"
-            )
-        if outcome.rollout.left_alone:
-            lines.append(f"left as they are: {', '.join(outcome.rollout.left_alone)}: {outcome.rollout.stopped}")
-    if outcome.failures and not outcome.log:
-        lines.append(
-            "\nNothing was changed on any node. Mend the cause and run the same command again; `appliance preflight` shows all."
-        )
-    elif outcome.failures:
-        lines.append(f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done.")
-    elif outcome.check:
-        lines += [
-            f"{name}: nothing is installed yet, so this dry run shows its first steps alone; all of the release would be new"
-            for name, node in outcome.nodes.items()
-            if node.get("nothing_yet")
-        ]
-        lines.append(f"{outcome.release}: a dry run; nothing was changed")
-    elif not outcome.changed:
-        lines.append(f"{outcome.release}: nothing changed")
-    else:
-        lines.append(f"{outcome.release}: installed in {outcome.phases_s.get('total', 0)} s")
-    screen.result(asdict(outcome), Group(*[x if not isinstance(x, str) else _plain(x) for x in lines]))  # type: ignore[arg-type]
-
-
-def _plain(text: str):  # type: ignore[no-untyped-def]
-    from rich.text import Text
-
-    return Text(text)

@@ -47,6 +47,7 @@ def init(
       appliance keys init --root-keys 3 --threshold 2
       appliance keys init --signer alice.pub.json --signer bob.pub.json --signatures 2
     """
+    from installer.cli.nextstep import command
     from installer.trust import signer
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
@@ -59,7 +60,8 @@ def init(
         release_keys=release_keys, signatures=signatures,
     )  # fmt: skip
     who = f"{signatures} of {len(release_keys)} signers" if release_keys else "this builder"
-    screen_of(ctx).result(
+    screen = screen_of(ctx)
+    screen.result(
         {
             "keys": str(keys),
             "root": str(store.root_path),
@@ -69,6 +71,9 @@ def init(
         },
         f"Made the signing keys in {keys}; {threshold} of {root_keys} root keys are needed for a new root, {who} for a release.\n"
         f"Give {store.root_path} to every control host; move root-* to separate safe media.",
+    )
+    screen.next(
+        f"{command('lock', 'DEFINITION.yml')}, with --write-pins where it names a file of pins that is not there yet"
     )
 
 
@@ -114,13 +119,12 @@ def show(ctx: typer.Context, keys: Keys) -> None:
 
     Example: appliance keys show --json
     """
-    from rich.table import Table
-
+    from installer.cli.tables import Table
     from installer.trust.keys import KeyStore
 
     root, rows = KeyStore(keys).describe()
     table = Table(
-        "role", "threshold", "key", "type", "name", "private half", box=None,
+        "role", "threshold", "key", "type", "name", "private half",
         caption=f"root version {root.version}, expires {root.expires:%Y-%m-%d}",
     )  # fmt: skip
     for row in rows:

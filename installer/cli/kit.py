@@ -25,6 +25,7 @@ def kit(
 
     Example: appliance kit dist/demo-1.0.0 --out /media/first/starting-kit
     """
+    from installer.cli.nextstep import command
     from installer.trust import kit as making
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase
@@ -32,8 +33,12 @@ def kit(
     store = KeyStore(keys)
     store.root_bytes()
     made = making.make(bundle, out, store, passphrase(passphrase_file, purpose=f"the signing keys in {keys}"))
-    screen_of(ctx).result(
+    screen = screen_of(ctx)
+    screen.result(
         {"kit": str(made.path), "allowed_signers": made.line, "fingerprint": made.fingerprint, "size": made.size},
         f"Made {made.path} ({size(made.size)}). README.txt in it says how to check it. Send this line on another way:\n\n"
         f"{made.line}\n\nfingerprint {made.fingerprint}",
+    )
+    screen.next(
+        f"on the control host, when all that README.txt of the kit says is done: {command('site', 'new', 'SITE')}"
     )

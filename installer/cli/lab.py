@@ -111,11 +111,10 @@ def list_labs(ctx: typer.Context) -> None:
 
     Example: appliance lab list --json
     """
-    from rich.table import Table
-
+    from installer.cli.tables import Table
     from installer.lab.lab import labs
 
-    table = Table("node", "address", "state of its lab", box=None)
+    table = Table("node", "address", "state of its lab")
     found = labs()
     for lab, is_up in found:
         for node in lab.nodes:

@@ -12,8 +12,7 @@ from installer.cli.options import screen_of
 from installer.cli.screen import size
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from installer.cli.tables import Table
     from installer.intake import Verdict
 
 app = typer.Typer(help="Look at a model before it crosses the gap.", no_args_is_help=True, rich_markup_mode=None)
@@ -59,20 +58,19 @@ def _document(directory: str, verdict: Verdict) -> dict[str, Any]:
 
 def _table(verdict: Verdict) -> Table:
     """One line a file, one a finding; findings first, for they are what must be read."""
-    from rich.markup import escape
-    from rich.table import Table
+    from installer.cli.tables import Table
 
-    table = Table("outcome", "file", "size", "rule", "reason", box=None)
+    table = Table("outcome", "file", "size", "rule", "reason")
     broken = {f.path for f in verdict.refused}
     for finding in verdict.refused:
-        table.add_row("refused", escape(finding.path or "the model"), "", finding.rule, escape(finding.reason))
+        table.add_row("refused", finding.path or "the model", "", finding.rule, finding.reason)
     for finding in verdict.advice:
-        table.add_row("warning", "the model", "", finding.rule, escape(finding.reason))
+        table.add_row("warning", "the model", "", finding.rule, finding.reason)
     for entry in verdict.taken:
         if entry.path not in broken:
-            table.add_row("takes", escape(entry.path), size(entry.size), "", "")
+            table.add_row("takes", entry.path, size(entry.size), "", "")
     for path in verdict.left_out:
-        table.add_row("leaves out", escape(path), "", "", "not of a type that may cross")
+        table.add_row("leaves out", path, "", "", "not of a type that may cross")
     return table
 
 

@@ -82,6 +82,8 @@ SiteKeys = Annotated[
     Path, typer.Option("--site-keys", help="Directory of the site's own key, which signs receipts and reports.")
 ]
 DEFAULT_SITE_KEYS = Path("/var/lib/appliance/site")
+DEFAULT_CA = Path("/var/lib/appliance/ca")
+DEFAULT_RUNS = Path("/var/lib/appliance/runs")
 AllowDowngrade = Annotated[
     str,
     typer.Option(

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.nextstep import Word, command, given
 from installer.cli.options import (
+    DEFAULT_CA,
     DEFAULT_DEPOT,
+    DEFAULT_RUNS,
     DEFAULT_SITE_KEYS,
     DepotDir,
     PassphraseFile,
@@ -38,12 +41,8 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the plan there, for review and approval.")
     ] = None,
-    ca: Annotated[Path, typer.Option("--ca", help="Directory of the site's certificate authority.")] = Path(
-        "/var/lib/appliance/ca"
-    ),
-    runs: Annotated[Path, typer.Option("--runs", help="Where the records of runs are kept.")] = Path(
-        "/var/lib/appliance/runs"
-    ),
+    ca: Annotated[Path, typer.Option("--ca", help="Directory of the site's certificate authority.")] = DEFAULT_CA,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the records of runs are kept.")] = DEFAULT_RUNS,
     site_keys: SiteKeys = DEFAULT_SITE_KEYS,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -65,6 +64,7 @@ def plan(
     from installer.site import inventory as inventories
     from installer.site.install import Request
     from installer.site.planning import estimate, make
+    from installer.trust import planapproval
     from installer.trust.secret import passphrase, private_copy
 
     screen = screen_of(ctx)
@@ -81,6 +81,22 @@ def plan(
     minutes = estimate(runs, made)
     document = {**made.data(), "digest": f"sha256:{made.digest}", "estimated_minutes": minutes}
     screen.result(document, _page(made, minutes, out))
+    words = (
+        "-i", inventory, *given("--depot", depot, DEFAULT_DEPOT), *given("--root", root), *given("--release", release),
+        *given("--limit", limit), *given("--ca", ca, DEFAULT_CA), *given("--runs", runs, DEFAULT_RUNS),
+        *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *((bundle,) if bundle else ()),
+    )  # fmt: skip
+    if made.changes:
+        screen.next(_following(made, words, out, asks=planapproval.policy(depot / "trust") is not None))
+
+
+def _following(made: Plan, words: tuple[Word, ...], out: Path | None, *, asks: bool) -> str:
+    """What comes after a plan. ``words`` are those of its command line, ``asks`` whether the depot wants plans approved."""
+    if not asks:
+        return command("install", *words, "--plan", f"sha256:{made.digest}")
+    if out:
+        return command("approve-plan", out, "--key", "NAME.pub.json")
+    return f"{command('plan', *words, '--out', 'PLAN.json')}, for this depot wants plans approved"
 
 
 def approve_plan(
@@ -92,7 +108,7 @@ def approve_plan(
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
 ) -> None:
-    """Agree, with your own key, to exactly this plan. Whoever installs gives the file with --approval.
+    """Agree, with your own key, to exactly this plan. Whoever installs gives the file with --plan-approval.
 
     \b
     Example:
@@ -107,7 +123,8 @@ def approve_plan(
     secret = "" if keyfile.uri.exists() else passphrase(passphrase_file, purpose=f"the key {keyfile.name}")
     digest = planapproval.digest_of(file)
     made = planapproval.approve(digest, days, out, keyfile, secret, pin(pin_file), datetime.now(UTC))
-    screen_of(ctx).result(
+    screen = screen_of(ctx)
+    screen.result(
         {
             "approval": str(out),
             "digest": f"sha256:{digest}",
@@ -116,16 +133,18 @@ def approve_plan(
         },
         f"Wrote {out}: {keyfile.name} agrees to the plan sha256:{digest}, until {made.until:%Y-%m-%d}",
     )
+    screen.next(command("install", "-i", "SITE", "BUNDLE", "--plan", f"sha256:{digest}", "--plan-approval", out))
 
 
 def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from installer.cli.tables import Table
     from installer.site.plan import batches_of
+    from installer.site.steps import task_words
 
-    table = Table("node", "from", "to", "fetches", "out of service", "certificate", "reboot", "changes", box=None)
+    table = Table("node", "from", "to", "fetches", "out of service", "certificate", "reboot", "changes")
     for node in made.nodes:
         idle = not node.tasks and not node.blind
         table.add_row(
@@ -134,7 +153,7 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
         )  # fmt: skip
     lines: list[RenderableType] = [table]
     if made.content:
-        kinds = Table("", "name", "before", "after", box=None)
+        kinds = Table("", "name", "before", "after")
         for change in made.content:
             kinds.add_row(change.kind, change.name, change.before or "—", change.after or "—")
         lines += [Text(f"\nwhat {made.release} brings"), kinds]
@@ -142,7 +161,7 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
     for node in made.nodes:
         if node.tasks:
             lines.append(Text(f"\n{node.node}"))
-            lines += [Text(f"  {task}") for task in node.tasks]
+            lines += [Text(f"  {task_words(task)}") for task in node.tasks]
         for file in node.files:
             if file.diff and file.digest not in shown:
                 shown.add(file.digest)

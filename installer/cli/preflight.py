@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.nextstep import Word, command, given
 from installer.cli.options import DEFAULT_DEPOT, DepotDir, Root, screen_of
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ def preflight(
     from installer.site import needs
     from installer.site.preflight import preflight as run
     from installer.site.preflight import verdict_of
+    from installer.site.serve import other_server
 
     screen = screen_of(ctx)
     targets = needs.outside_of(outside or [])
     site = inventories.load(inventory)
+    other_server(screen.say)
     wanted = _release(Depot(depot), bundle, root, release)
     with screen:
         reports = run(site, wanted, screen, outside=targets, limit=limit or ())
@@ -78,6 +81,23 @@ def preflight(
     screen.result(data, _page(reports, wanted.name, every))
     if code:
         raise typer.Exit(code)
+    if wanted.name:  # without a release it was the site alone that was judged
+        words = (
+            "-i",
+            inventory,
+            *given("--depot", depot, DEFAULT_DEPOT),
+            *given("--root", root),
+            *given("--release", release),
+        )
+        screen.next(*_following((*words, *((bundle,) if bundle else ()))))
+
+
+def _following(words: tuple[Word, ...]) -> list[str]:
+    """What comes after nodes that are fit. ``words`` name the site and the release."""
+    return [
+        f"{command('plan', *words)} to review the change under a digest",
+        f"{command('install', *words, '--check')} to see what would change",
+    ]
 
 
 def _release(depot: Depot, bundle: Path | None, root: Path | None, release: str) -> Release:
@@ -124,21 +144,21 @@ def alike(findings: Sequence[Finding]) -> list[Finding]:
 
 def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from installer.cli.tables import Table
     from installer.site.preflight import WORDS
 
-    table = Table("node", "check", "", "what", "remedy", box=None, padding=(0, 1))
+    table = Table("node", "check", "", "what", "remedy")
     for number, report in enumerate(reports):
         if number:
             table.add_row()
         shown = [f for f in report.findings if every or f.severity != "pass"]
         for finding in alike(shown):
-            table.add_row(report.node, finding.check, finding.severity, Text(finding.what), Text(finding.remedy))
+            table.add_row(report.node, finding.check, finding.severity, finding.what, finding.remedy)
         fine = len(report.findings) - len(shown)
         if fine:
-            table.add_row(report.node, "", "pass", Text(f"{fine} checks"), "")
+            table.add_row(report.node, "", "pass", f"{fine} checks", "")
     counts = ", ".join(f"{r.node} {WORDS[r.verdict]}" for r in reports)
     against = f"{release}: " if release else "no release given, so only the site's needs were judged: "
     return Group(table, Text(f"\n{against}{counts}"))

@@ -118,16 +118,20 @@ def demand(screen: Screen, staging: Path, keys: KeyStore, inventory: Path | None
 
 def reason(done: Rehearsal) -> str:
     """The first thing that a person should know of a failed rehearsal, in a sentence."""
+    from installer.site.steps import words_of
+
     for node, causes in done.causes.items():
         for cause in causes:
             return f"{node}: {cause.what}. {cause.remedy}"
     for attempt in done.verdict.attempts:
         return f"{attempt.node}: {attempt.process} ({attempt.unit}) wanted {attempt.target}"
     for failure in done.outcome.failures:
-        return f"{failure.node}, {failure.role}: {failure.task}: {failure.reason}"
-    for proof in done.outcome.proof:
-        if not proof.good:
-            return f"{proof.gateway}/{proof.service} did not prove itself: {proof.answer}"
+        return f"{failure.node}, {words_of(failure.role)}: {failure.task}: {failure.reason}"
+    for unproved in [
+        *(f"{p.gateway}/{p.service} did not prove itself: {p.answer}" for p in done.outcome.proof if not p.good),
+        *(f"{w.node} is not proved shut: {w.problems[0]}" for w in done.outcome.egress if w.measured and not w.good),
+    ]:
+        return unproved
     for node, why in done.unresolved.items():
         return f"{node}: packages cannot be installed: {why}"
     return "; ".join(done.verdict.blind) or f"{done.unseen_packets} packets left the nodes unseen"
@@ -153,6 +157,7 @@ def document(done: Rehearsal) -> dict[str, Any]:
         "said": done.said,
         "causes": {node: [asdict(c) for c in found] for node, found in done.causes.items()},
         "proof": [asdict(p) for p in done.outcome.proof],
+        "egress": [asdict(w) for w in done.outcome.egress],
         "seconds": done.seconds,
         "phases_s": done.outcome.phases_s,
         "kept": done.kept,
@@ -161,13 +166,20 @@ def document(done: Rehearsal) -> dict[str, Any]:
 
 def lines(done: Rehearsal) -> str:
     """The result for people."""
+    from installer.site.steps import task_words, words_of
+
     said = [f"{'ok      ' if done.good else 'reached '}{what}" for what in done.rehearsed]
     said += [f"left out {what}" for what in done.not_rehearsed]
     for failure in done.outcome.failures:
         said.append(
-            f"\n{failure.node} failed in “{failure.role + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
+            f"\n{failure.node} failed in “{words_of(failure.role) + ': ' if failure.role else ''}{failure.task}”:\n  {failure.reason}"
         )
     said += [f"\n{p.gateway}/{p.service} did not prove itself: {p.answer}" for p in done.outcome.proof if not p.good]
+    said += [
+        f"\n{w.node} is not proved shut: {'; '.join(w.problems[:3])}"
+        for w in done.outcome.egress
+        if w.measured and not w.good
+    ]
     said += [
         f"\n{node}: packages of the definition cannot be installed:\n  {why}" for node, why in done.unresolved.items()
     ]
@@ -186,7 +198,7 @@ def lines(done: Rehearsal) -> str:
     for a in done.verdict.attempts[:SHOWN]:
         said.append(
             f"  {_time(a.first)} {a.node} {a.unit or 'no unit'}: {a.process} wanted {a.target}, {a.times} time{'s' if a.times > 1 else ''}\n"
-            f"    command: {a.command}\n    during: {a.during or 'before the install'}"
+            f"    command: {a.command}\n    during: {task_words(a.during) or 'before the install'}"
         )
     if len(done.verdict.attempts) > SHOWN:
         said.append(f"  and {len(done.verdict.attempts) - SHOWN} more; --json has all")

@@ -76,10 +76,11 @@ def rollback(
 
 def _page(made: GoneBack, check: bool) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("node", "release", "switched", "back after", "", box=None)
+    from installer.cli.tables import Table
+
+    table = Table("node", "release", "switched", "back after", "")
     for name, node in made.nodes.items():
         table.add_row(
             name,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
+UNLIMITED = 100_000  # columns
 LINE_EVERY_S = 10.0  # how often a step speaks when nobody watches a terminal
 
 
@@ -71,6 +72,10 @@ class Screen:
         else:
             streams.tell(printable(text))
 
+    def next(self, *commands: str) -> None:
+        """The line after a result that names the command to follow; several where the next step is the reader's choice."""
+        self.say(f"next: {'; or '.join(commands)}")
+
     def error(self, error: ApplianceError) -> None:
         """Say what happened, where, and how to mend it."""
         if self.json_output:
@@ -88,20 +93,9 @@ class Screen:
     # -- progress -----------------------------------------------------------------------------
     def __enter__(self) -> Screen:
         if not self.quiet and sys.stderr.isatty() and self.err.is_terminal:
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
+            from installer.cli.bars import bars
 
-            self._bars = Progress(
-                SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                TimeRemainingColumn(), console=self.err, transient=True,
-            )  # fmt: skip
+            self._bars = bars(self.err)
             self._bars.start()
         return self
 
@@ -112,14 +106,27 @@ class Screen:
             self._bars.stop()
             self._bars = None
 
-    def node(self, name: str, doing: str) -> None:
-        """What a node does now: a line that is rewritten on a terminal, nothing elsewhere."""
+    def node(self, name: str, doing: str, number: int = 0, of: int = 0) -> None:
+        """What a node does now: a line that is rewritten on a terminal, nothing elsewhere.
+
+        Args:
+            number: of its step among ``of``, from 1; 0 leaves the count as it was.
+        """
         with self._lock:
             if not self._bars:
                 return
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=None)
-            self._bars.update(self._tasks[name], description=printable(f"{name}  {doing[:60]}"))
+                self._tasks[name] = self._bars.add_task(name, total=None, steps=True)
+            line = self._tasks[name]
+            if number:
+                self._bars.update(line, total=of, completed=number - 1, number=number, of=of)
+            self._bars.update(line, description=printable(f"{name}  {doing[:60]}"))
+
+    def whole(self, name: str, last_s: float | None) -> None:
+        """A line for the whole command on a terminal: for how long it runs, and how many seconds it took last time."""
+        with self._lock:
+            if self._bars and name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=None, last_s=last_s or 0)
 
     def begin(self, task: str, total_bytes: int | None = None) -> None:
         with self._lock:
@@ -150,7 +157,10 @@ def _console(*, stderr: bool) -> Console:
     """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False)
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED  # a pipe or a file has no width to which lines would have to be cut
+    return console
 
 
 class _Line:
@@ -172,6 +182,15 @@ class _Line:
     def summary(self) -> str:
         took = time.monotonic() - self.started
         return f", {size(self.done)} in {took:.1f} s" if self.done else f" in {took:.1f} s"
+
+
+def seconds(n_s: float) -> str:
+    """A duration for people: ``43 s``, ``2 min 5 s``, ``1 h 2 min``."""
+    whole = round(n_s)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(n_bytes: int | None) -> str:

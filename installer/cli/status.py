@@ -12,6 +12,7 @@ from installer.cli.options import DEFAULT_DEPOT, DEFAULT_SITE_KEYS, DepotDir, Si
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from engine.preflight.expectation import Finding
     from installer.site.status import NodeStatus, Status
 
 
@@ -75,16 +76,16 @@ def status(
 
 def _page(seen: Status) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from installer.cli.tables import Table
     from installer.site import records
 
-    table = Table("node", "", "release", "services", "token", "days left", "refused", "last rules", "free", box=None, padding=(0, 1))  # fmt: skip
+    table = Table("node", "", "release", "services", "token", "days left", "refused", "last rules", "free")
     for node in seen.nodes:
-        table.add_row(node.node, "ok" if node.good else "WRONG", *map(Text, _cells(node)))
+        table.add_row(node.node, "ok" if node.good else "WRONG", *_cells(node))
     wrong = [
-        Text(f"{node.node}: {f.severity.upper()}: {f.what}. {f.remedy}")
+        Text(f"{node.node}: {f.severity.upper()}: {_whose(f)}{f.what}. {f.remedy}")
         for node in seen.nodes
         for f in node.findings
         if f.severity != "pass"
@@ -99,6 +100,16 @@ def _page(seen: Status) -> RenderableType:
         if not s["compiles"]
     ]
     return Group(table, Text("\n" + "\n".join([*told, f"control  newest report: {seen.proof}"])), *wrong)
+
+
+def _whose(finding: Finding) -> str:
+    """What people call the part that a unit belongs to, before a finding about it; empty for any other."""
+    from installer.site import owned, steps
+
+    if finding.check != "units":
+        return ""
+    words = steps.words_of_unit(finding.what.partition(" ")[0], owned.declarations())
+    return f"{words}: " if words else ""
 
 
 def _cells(node: NodeStatus) -> tuple[str, ...]:

@@ -20,9 +20,8 @@ def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
 
     Example: appliance trust show --json
     """
-    from rich.table import Table
-
     from engine import clock
+    from installer.cli.tables import Table
     from installer.depot import Depot
     from installer.trust import downgrade
     from installer.trust.keys import read_root
@@ -35,7 +34,6 @@ def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
     table = Table(
         "bundle",
         "newest version",
-        box=None,
         caption=_caption(root.version, f"{root.expires:%Y-%m-%d}", str(seen or "never"), len(overrides)),
     )
     names = memory.names()

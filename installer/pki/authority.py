@@ -26,6 +26,8 @@ from engine import durable
 from engine.errors import InputError
 from installer.pki.certificate import Kind, key_of_request, make, make_ca, make_crl, renewal_reason
 
+OWN_CLIENT = "appliance-proof"  # an install's own, for a day; nobody hands it over
+
 
 @dataclass(frozen=True)
 class Issued:
@@ -36,6 +38,11 @@ class Issued:
     name: str
     not_after: str
     revoked: str = ""
+
+    @property
+    def one_run(self) -> bool:
+        """Whether an install made it for itself and needs it no more: the depot's, and that of the client which proves the services."""
+        return self.kind == "depot" or (self.kind == "client" and self.name == OWN_CLIENT)
 
     def days_left(self, now: datetime) -> int:
         return (datetime.fromisoformat(self.not_after) - now).days

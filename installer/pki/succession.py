@@ -26,11 +26,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from engine import durable
 from engine.errors import InputError, ResourceError
-from installer.pki.authority import Authority, Issued
+from installer.pki.authority import OWN_CLIENT, Authority, Issued
 
 Stage = Literal["none", "trust", "clients", "leaves"]
 RECORD = "rotation.json"
-OWN_CLIENT = "appliance-proof"  # an install's own, for a day; nobody hands it over
 _EXCHANGE = 2  # RENAME_EXCHANGE, linux/fs.h
 _HERE = -100  # AT_FDCWD
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine import durable
 from installer.pki import Authority, utc_now
+from installer.pki.authority import OWN_CLIENT
 from installer.site.serve import ServerTls
 
 DEPOT_DAYS = 30  # made anew for every install; nobody has to renew it
@@ -63,7 +64,7 @@ def proof_client(ca_dir: Path, passphrase_file: Path, where: Path) -> ClientTls:
     """A client certificate for one day, in ``where``."""
     authority = ensure(ca_dir, passphrase_file)
     key, certificate = authority.issue(
-        kind="client", name="appliance-proof", names=[], passphrase=passphrase_file.read_text(), days=1, now=utc_now()
+        kind="client", name=OWN_CLIENT, names=[], passphrase=passphrase_file.read_text(), days=1, now=utc_now()
     )
     durable.write(where / "client.key", key, mode=0o600)
     durable.write(where / "client.crt", certificate)

@@ -6,6 +6,7 @@ The file is a tar archive in name order with fixed times, so that two bundles of
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -23,7 +24,6 @@ from engine.daytwo.redact import redacted
 from engine.errors import ApplianceError, InputError
 from engine.process import run
 from engine.report import Report
-from installer.patch import zstd
 from installer.site import errand, needs, records
 from installer.site.errand import Reply, Send
 from installer.site.inventory import Host, Inventory
@@ -34,6 +34,7 @@ MAX_OUTPUT = 48 << 20  # bytes of one node
 MAX_FILES = 1000
 RUNS = 5  # newest reports that are taken
 LEVEL = 9
+ENDING = ".tar.gz"  # what tar opens on every system without another package
 _NAME = re.compile(r"[A-Za-z0-9@_.:\\+-]+(/[A-Za-z0-9@_.:\\+-]+)*")
 
 
@@ -52,10 +53,10 @@ def doctor(inventory: Inventory, places: Places, out: Path, report: Report, *, l
     """Ask every node at once and write ``out``.
 
     Raises:
-        InputError: ``out`` is there already, or has another ending than .tar.zst.
+        InputError: ``out`` is there already, or has another ending than .tar.gz.
     """
-    if not out.name.endswith(".tar.zst"):
-        raise InputError("the file's name must end with .tar.zst", where=str(out), remedy="Name it so.")
+    if not out.name.endswith(ENDING):
+        raise InputError(f"the file's name must end with {ENDING}", where=str(out), remedy=f"Give --out NAME{ENDING}.")
     if out.exists():
         raise InputError("there is such a file already", where=str(out), remedy="Name another one.")
     ask = send or _send
@@ -84,7 +85,7 @@ def doctor(inventory: Inventory, places: Places, out: Path, report: Report, *, l
     data["TROUBLES.json"] = _document(redacted({"t": json.dumps(troubles)})[0]["t"])
     contents = [{"path": n, "size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in sorted(data.items())]
     data["CONTENTS.json"] = _document(contents)
-    packed = zstd.compress(archive(data), LEVEL)
+    packed = gzip.compress(archive(data), LEVEL, mtime=0)
     durable.write(out, packed, mode=0o600)
     return Diagnosis(out, len(packed), contents, counts, tuple(r for r in replies if r.value is None))
 

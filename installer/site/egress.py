@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,11 @@ class Export:
 
 @dataclass
 class Evidence:
-    """What became of one node's evidence. ``good``: it is sound, recent, and its last proof was good."""
+    """What became of one node's evidence. ``good``: it is sound, recent, and its last proof was good.
+
+    ``fetched`` says whether the node answered with evidence. ``tried``, ``denied`` and ``unroutable`` are attempts of its last proof, the
+    last of them among the denied ones.
+    """
 
     node: str
     problems: list[str] = field(default_factory=list)
@@ -46,6 +50,11 @@ class Evidence:
     bad_proofs: int = 0
     last_time: str = ""
     last_faults: list[str] = field(default_factory=list)
+    fetched: bool = False
+    tried: int = 0
+    denied: int = 0
+    unroutable: int = 0
+    last_proof_time: str = ""
 
     @property
     def good(self) -> bool:
@@ -102,6 +111,7 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
     except ValueError as error:
         found.problems.append(str(error))
         return found
+    found.fetched = True
     judge(found, export, pin.read_text(errors="replace").strip(), memory, now=datetime.now(UTC), late_after=late_after)
     return _remember(seen, found, export)
 
@@ -111,7 +121,9 @@ def shown(found: Evidence) -> Evidence:
     texts: dict[str, Any] = {
         name: [printable(t) for t in getattr(found, name)] for name in ("problems", "notes", "last_faults")
     }
-    return replace(found, **texts, last_time=printable(found.last_time))
+    return replace(
+        found, **texts, last_time=printable(found.last_time), last_proof_time=printable(found.last_proof_time)
+    )
 
 
 def judge(
@@ -132,6 +144,11 @@ def judge(
     found.notes += verdict.notes
     found.records, found.last_time = verdict.last, verdict.last_time
     found.proofs, found.bad_proofs = verdict.proofs, verdict.bad_proofs
+    if verdict.last_proof:
+        found.last_proof_time = str(verdict.last_proof["time"])
+        found.tried, found.denied, found.unroutable = (
+            _sum(verdict.last_proof, n) for n in ("tried", "denied", "unroutable")
+        )
     if verdict.last_proof and verdict.last_proof.get("good") is not True:
         said = verdict.last_proof.get("faults")
         faults = [str(f)[:300] for f in said][:20] if isinstance(said, list) else []
@@ -139,6 +156,13 @@ def judge(
     elif verdict.sound and not verdict.last_proof:
         found.last_faults = ["there is no proof yet"]
     return verdict
+
+
+def _sum(proof: Mapping[str, Any], what: str) -> int:
+    """Over all kinds of attempts of a proof; a node writes what it likes, so what is no count counts as none. Pure."""
+    kinds = proof.get("attempts")
+    counts = [kind.get(what) for kind in kinds.values() if isinstance(kind, dict)] if isinstance(kinds, dict) else []
+    return sum(n for n in counts if isinstance(n, int) and not isinstance(n, bool) and n >= 0)
 
 
 def _remember(seen: Path, found: Evidence, export: Export) -> Evidence:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from engine.errors import ApplianceError
@@ -30,6 +31,7 @@ class NodeState:
 
     role: str = ""
     task: str = ""
+    file: str = ""  # name of the role's file that the task is in, without .yml: `main`, `drain`
     ok: int = 0
     changed: int = 0
     changes: list[str] = field(default_factory=list)
@@ -40,7 +42,7 @@ class NodeState:
     fetch_bytes: int = 0
 
 
-Listener = Callable[[str, NodeState, str], None]  # node, its state, and what happened: task, changed, failed
+Listener = Callable[[str, NodeState, str], None]  # node, its state, and what happened: task, ok, changed, failed
 
 
 class Tracker:
@@ -68,6 +70,7 @@ class Tracker:
     def _start(self, node: str, data: dict[str, Any]) -> None:
         state = self.nodes[node]
         state.role, state.task = data.get("role", ""), data.get("task", "")
+        state.file = PurePosixPath(str(data.get("task_path") or "").rpartition(":")[0]).stem
         self._listener(node, state, "task")
 
     def _ok(self, node: str, data: dict[str, Any]) -> None:
@@ -80,6 +83,7 @@ class Tracker:
             self._listener(node, state, "changed")
         else:
             state.ok += 1
+            self._listener(node, state, "ok")
 
     def _item(self, node: str, data: dict[str, Any]) -> None:
         self._note(self.nodes[node], _table(data.get("res")))

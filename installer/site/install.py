@@ -17,7 +17,7 @@ from engine.memory import Demand
 from engine.report import Report
 from engine.trust import Target
 from installer.depot import Depot, targets_of
-from installer.site import chain, controlpki, gate, holds, piecelists, prove, unchanged
+from installer.site import chain, controlpki, gate, holds, piecelists, prove, unchanged, waysout
 from installer.site import release as releases
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Host, Inventory
@@ -75,6 +75,7 @@ class Outcome:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     proof: list[prove.Proof] = field(default_factory=list)
+    egress: list[waysout.WaysOut] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
     preflight_skipped: str = ""
     idle: list[str] = field(default_factory=list)  # nodes that needed nothing
@@ -121,9 +122,24 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
             with _timed(outcome, "prove"):
                 served = None if went_back else release.view  # nodes that went back may serve several releases
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase, served)
-        outcome.good = not outcome.failures and not outcome.stopped_short and all(p.good for p in outcome.proof)
+        if not request.check and (hosts := _installed(request, outcome)):
+            with _timed(outcome, "egress"):
+                outcome.egress = waysout.measured(request.inventory, request.ca_dir, hosts)
+        outcome.good = (
+            not outcome.failures
+            and not outcome.stopped_short
+            and all(p.good for p in outcome.proof)
+            # What could not be fetched was still demanded on the node, where the role ends with a proof.
+            and all(w.good for w in outcome.egress if w.measured)
+        )
     _report(request, outcome, run_dir)
     return outcome
+
+
+def _installed(request: Request, outcome: Outcome) -> list[Host]:
+    """Nodes that run the release now, whether or not this run changed them."""
+    out = {f.node for f in outcome.failures} | set(outcome.rollout.left_alone if outcome.rollout else ())
+    return [h for h in request.inventory.nodes if h.name in outcome.nodes and h.name not in out]
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,13 @@ def declarations(roles: Path | None = None, playbooks: Path | None = None) -> li
             )  # fmt: skip
         own = yamlfile.parse(yamlfile.load(role / OWNS), Owns, schema="")
         found[role.name] = {"role": role.name, **own.model_dump(mode="json")}
-    order = _order(playbooks or product.data("playbooks"))
-    return sorted(found.values(), key=lambda own: (order.get(own["role"], len(order)), own["role"]))
+    order_of = order(playbooks)
+    return sorted(found.values(), key=lambda own: (order_of.get(own["role"], len(order_of)), own["role"]))
 
 
-def _order(playbooks: Path) -> Mapping[str, int]:
-    """Number of every role by where a whole role is imported; a part of one (`tasks_from`) says nothing of its place."""
-    files = [playbooks / name for name in PLAYBOOKS if (playbooks / name).is_file()]
+def order(playbooks: Path | None = None) -> Mapping[str, int]:
+    """Number of every role, from 0, by where a whole role is imported; a part of one (`tasks_from`) says nothing of its place."""
+    base = playbooks or product.data("playbooks")
+    files = [base / name for name in PLAYBOOKS if (base / name).is_file()]
     names = dict.fromkeys(n for file in files for n, part in _ROLE.findall(file.read_text()) if not part)
     return {name: number for number, name in enumerate(names)}

@@ -17,6 +17,7 @@ from installer.site.install import Request, dry_run
 from installer.site.inventory import Inventory
 from installer.site.plan import ContentChange, NodePlan, Plan, batches_of, content_changes, file_change
 from installer.site.rollout import policy, services
+from installer.site.steps import words_of
 from installer.site.unchanged import NodeNow
 
 # What stays of a change; elsewhere the roles unpack and remove, and content has its own list.
@@ -43,7 +44,7 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
     if run.tracker.failures:
         first = run.tracker.failures[0]
         raise ApplianceError(
-            f"the dry run fails on {first.node} in “{first.role}: {first.task}”: {first.reason}",
+            f"the dry run fails on {first.node} in “{words_of(first.role)}: {first.task}”: {first.reason}",
             where=run.log,
             remedy="Mend the cause.",
         )

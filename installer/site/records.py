@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from installer.releases import releases
 ROLES = ("root", "timestamp", "snapshot", "targets")
 WARN_DAYS, FAIL_DAYS = 30, 7
 MAX_FILE = 4 << 20  # bytes
+MAX_RUNS = 50  # newest ones that are looked at for how long a run takes
 
 
 def control(depot: Path, ca: Path, runs: Path, now: datetime | None = None) -> dict[str, Any]:
@@ -75,6 +77,25 @@ def newest(runs: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}
+
+
+def last_seconds(runs: Path, *, check: bool) -> float | None:
+    """Seconds that the newest run took which ended well and had Ansible work on nodes; None where there is none.
+
+    Args:
+        runs: directory of the records of runs.
+        check: look at dry runs; at real ones otherwise.
+    """
+    try:
+        places = sorted((p for p in runs.iterdir() if not p.name.startswith(".")), reverse=True)
+    except OSError:
+        return None
+    for place in places[:MAX_RUNS]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said = _json(place / "report.json")
+            if bool(said["check"]) is check and said["good"] and "nodes" in said["phases_s"]:
+                return float(said["phases_s"]["total"])
+    return None
 
 
 def findings(known: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -9,17 +9,18 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import durable
-from engine.errors import ResourceError
+from engine.errors import ApplianceError, ResourceError
 from engine.process import run, which
 from engine.rules.networks import with_port
 
 START_S = 10.0
+UNIT = "nginx.service"  # the distribution's; ours has no unit here
 
 CONFIG = """# Written by appliance for the time of one install.
 daemon off;
@@ -128,6 +129,24 @@ def serving(bundles: Path, address: str, port: int, tls: ServerTls, piece_lists:
                 process.kill()
                 process.wait()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def other_server(tell: Callable[[str], None]) -> None:
+    """Say when the distribution's own web server runs on this host: Debian starts it with the package, and it listens on port 80.
+
+    Only the program is needed here, for the time of an install. Where systemd is not asked, nothing is said.
+    """
+    if which("systemctl") is None:
+        return
+    try:
+        running = run(["systemctl", "is-active", "--quiet", UNIT], ok=(0, 1, 3, 4), timeout_s=START_S).returncode == 0
+    except ApplianceError:
+        return
+    if running:
+        tell(
+            f"warning: {UNIT} of the distribution runs on this control host and listens on port 80; appliance needs the program alone. "
+            "Unless you serve something with it: systemctl disable --now nginx"
+        )
 
 
 def _require_readable(bundles: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engine import chat
-from installer.cli.install import _print
+from installer.cli.outcome import page
 from installer.cli.screen import Screen
 from installer.site import controlpki, prove
 from installer.site.install import Outcome
@@ -129,7 +129,7 @@ def test_a_model_without_a_template_is_asked_for_a_completion_and_report_and_scr
     made, asked = proof(tmp_path, passphrase, (400, NO_TEMPLATE), view(tmp_path, template=False))
     assert (made.good, made.answer, made.endpoint) == (True, " once", chat.COMPLETIONS)
     assert asked == [chat.COMPLETIONS]
-    _print(Screen(), Outcome("demo-1.0.0", False, "", "", proof=[made], good=True))
+    Screen().result({}, page(Outcome("demo-1.0.0", False, "", "", proof=[made], good=True)))
     shown = " ".join(capsys.readouterr().out.split())
     assert f"gw-1/tiny: {chat.WITHOUT}" in shown
 

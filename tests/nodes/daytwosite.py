@@ -36,6 +36,7 @@ class Site:
     lab: Lab
     work: Path
     before: dict[str, str] = field(default_factory=dict)  # a node when it had nothing of ours
+    first: dict[str, Any] = field(default_factory=dict)  # what the first install came to
 
     @property
     def inventory(self) -> Path:

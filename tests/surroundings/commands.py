@@ -70,7 +70,7 @@ CALLS = {
     "evidence egress": Call("evidence egress -i <site --evidence +evidence", TRUST, costly=True),
     "import": Call("import <small --root <root.json --depot >new-depot"),
     "status": Call("status -i <site --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE, costly=True),
-    "doctor": Call("doctor -i <site --out >fault.tar.zst --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE, costly=True),
+    "doctor": Call("doctor -i <site --out >fault.tar.gz --depot <depot --ca <ca --runs <runs --site-keys <site-keys", NODE, costly=True),
     "uninstall": Call("uninstall -i <site --runs +runs --evidence +evidence --yes", NODE, costly=True),
     "keys init": Call("keys init --keys >new-keys --passphrase-file <passphrase"),
     "keys new": Call("keys new bob --in >new-people"),

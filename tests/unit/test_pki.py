@@ -20,8 +20,10 @@ from typer.testing import CliRunner
 from engine import durable
 from engine.errors import InputError, TrustError
 from installer.cli.certs import app
+from installer.cli.main import main
 from installer.pki import Authority, Kind, utc_now
 from installer.pki.certificate import general_name
+from installer.site.controlpki import proof_client, server_tls
 
 SECRET = "correct horse battery staple"
 NOW = utc_now()
@@ -376,6 +378,13 @@ def secret_file(tmp_path: Path) -> Path:
     return tmp_path / "secret"
 
 
+@pytest.fixture
+def as_installs_have_it(tmp_path: Path) -> Path:
+    """The copy of the passphrase that lasts for one run, which has no end of line."""
+    durable.write(tmp_path / "copy", SECRET, mode=0o600)
+    return tmp_path / "copy"
+
+
 def test_a_list_for_people_has_whole_serials_however_narrow_the_screen(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +407,55 @@ def test_the_commands_make_an_authority_issue_list_and_revoke(tmp_path: Path, se
     assert "Revoked 1" in command("revoke", "team-a", "--dir", ca, "--passphrase-file", secret_file)
     assert "revoked before" in command("revoke", "team-a", "--dir", ca, "--passphrase-file", secret_file)
     assert len(crl(Authority(ca))) == 1
+
+
+def test_a_list_leaves_out_what_installs_issued_for_one_run_and_says_so(
+    authority: Authority, as_installs_have_it: Path, tmp_path: Path
+) -> None:
+    server_tls(authority.directory, as_installs_have_it, "192.0.2.9")
+    for n in range(2):
+        (tmp_path / f"run-{n}").mkdir()
+        proof_client(authority.directory, as_installs_have_it, tmp_path / f"run-{n}")
+    authority.issue(kind="client", name="team-a", names=[], passphrase=SECRET, days=30, now=NOW)
+    kinds = [line.split()[:2] for line in command("list", "--dir", authority.directory).splitlines()]
+    assert kinds == [["kind", "name"], ["ca", "test"], ["client", "team-a"], ["3", "certificates"]]
+    every = command("list", "--all", "--dir", authority.directory).splitlines()
+    assert len(every) == 6 and not any("left out" in line for line in every)
+
+
+def test_a_list_for_programs_has_all_and_marks_what_was_for_one_run(
+    authority: Authority, as_installs_have_it: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server_tls(authority.directory, as_installs_have_it, "192.0.2.9")
+    proof_client(authority.directory, as_installs_have_it, tmp_path)
+    authority.issue(kind="client", name="team-a", names=[], passphrase=SECRET, days=30, now=NOW)
+    with pytest.raises(SystemExit):
+        main(["--json", "certs", "list", "--dir", str(authority.directory)])
+    listed = json.loads(capsys.readouterr().out)
+    assert [(e["kind"], e["one_run"]) for e in listed] == [
+        ("ca", False),
+        ("depot", True),
+        ("client", True),
+        ("client", False),
+    ]
+    assert all(e.keys() >= {"serial", "kind", "name", "not_after", "revoked", "days_left"} for e in listed)
+
+
+def test_a_client_cannot_have_the_name_that_installs_use(
+    authority: Authority, secret_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="installs make for themselves"):
+        command(
+            "client",
+            "appliance-proof",
+            "--dir",
+            authority.directory,
+            "--out",
+            tmp_path / "o",
+            "--passphrase-file",
+            secret_file,
+        )
+    assert authority.register() == []
 
 
 def test_a_client_s_key_is_never_overwritten(tmp_path: Path, secret_file: Path) -> None:

@@ -83,6 +83,45 @@ def test_certificates_and_lists_stay_as_they_are(tmp_path: object) -> None:
     assert clean["both"] == public + "[removed: private key]\nafter\n"
 
 
+@pytest.fixture(scope="module")
+def site_ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("redact") / "ca")
+    authority.create("site CA", "correct horse battery staple", now=utc_now())
+    return authority
+
+
+def test_a_certificate_that_was_read_before_is_no_secret_when_it_is_collected(site_ca: Authority) -> None:
+    """A node learns from all of /etc/appliance, its certificates among it, before it looks at what it sends."""
+    public = site_ca.certificate_path.read_text() + site_ca.crl_path.read_text()
+    clean, removed = redacted(
+        {"config": public, "log": "read " + public.splitlines()[1]}, [public, "password: site CA!"]
+    )
+    assert clean["config"] == public
+    assert "config" not in removed
+
+
+def test_a_certificate_in_a_quoted_string_stays_and_a_key_beside_it_does_not(site_ca: Authority) -> None:
+    certificate, key = site_ca.certificate_path.read_text(), (site_ca.directory / "ca.key").read_text()
+    text = json.dumps({"a": certificate, "b": key, "c": "after"})
+    clean, removed = redacted({"x": text})
+    assert json.dumps(certificate)[1:-1] in clean["x"] and '"c": "after"' in clean["x"]
+    assert key.splitlines()[1] not in clean["x"] and sum(removed["x"].values()) == 1
+
+
+@pytest.mark.parametrize("label", ["CERTIFICATE", "PUBLIC KEY", "X509 CRL"])
+def test_a_private_key_behind_the_first_line_of_something_public_is_removed(site_ca: Authority, label: str) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    whole = pem.splitlines()[1]
+    clean, removed = redacted({"x": pem.replace("PRIVATE KEY", label)})
+    assert whole not in clean["x"] and removed["x"]
+    short = f"-----BEGIN {label}-----\n{base64.b64encode(b'0' + bytes(range(60))).decode()}\n-----END {label}-----\n"
+    assert redacted({"x": short})[1], "and so is what is no certificate at all"
+
+
 @pytest.mark.parametrize(
     "line",
     [

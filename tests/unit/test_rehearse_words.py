@@ -55,7 +55,7 @@ def test_an_attempt_fails_it_and_is_told_with_time_node_unit_process_command_and
     said = lines(TRIED)
     assert (
         "00:00:00.500Z gpu-1 appliance-vllm@chat.service: python wanted the address of hub.example, 2 times\n"
-        "    command: python -m x\n    during: vllm: Start" in said
+        "    command: python -m x\n    during: vLLM services: Start" in said
     )
     assert "nothing was missing" not in said
     assert "hub.example" in reason(TRIED)

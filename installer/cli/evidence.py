@@ -103,7 +103,8 @@ def page(
 
     pinned, _ = pinned_root(root, keys)
     given = {f.public.keyid: f.name for f in map(signers.read_public, signer or [])}
-    names = {keyid: f.name for keyid, f in KeyStore(keys or default_keys()).files().items()} | given
+    own = {} if root else KeyStore(keys or default_keys()).files()  # of the builder, whose directory has the root too
+    names = {keyid: f.name for keyid, f in own.items()} | given
     new = contents.read(bundle, pinned, draft=draft)
     found = previous.Found(contents.read(against, pinned)) if against else previous.beside(bundle, pinned, new)
     old = found.contents

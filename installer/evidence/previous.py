@@ -29,13 +29,15 @@ def beside(bundle: Path, pinned_root: bytes, this: Contents) -> Found:
     found: list[Contents] = []
     refused = []
     named = f"{this.trusted.name}-"
-    others = sorted(
-        p for p in here.parent.iterdir() if p.name.startswith(named) and p != here and (p / "metadata").is_dir()
-    )
+    try:
+        beside = sorted(here.parent.iterdir())
+    except OSError as error:  # a reader of the bundle need not be one of the directory around it
+        return Found(None, ((str(here.parent), f"the directory cannot be read ({error.strerror})"),))
+    others = [p for p in beside if p.name.startswith(named) and p != here]
     for path in others[:MAX_BESIDE]:
-        if drafts.is_draft(path):
-            continue  # no site has it
         try:
+            if not (path / "metadata").is_dir() or drafts.is_draft(path):
+                continue  # of a draft no site has anything
             other = contents.read(path, pinned_root)
         except (ApplianceError, OSError) as error:
             refused.append((path.name, error.what if isinstance(error, ApplianceError) else str(error.strerror)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engine.trust import Trusted
 from installer.carry import compare
+from installer.evidence import spdx
 from installer.kinds import debevidence
 from installer.lockfile import KIND_ORDER, Artifact, Kind, Lock
 
@@ -48,6 +49,11 @@ class Update:
     def back(self) -> bool:
         """Whether the one that is called earlier was signed later."""
         return self.old.version > self.new.version
+
+    @property
+    def relicensed(self) -> tuple[Item, ...]:
+        """Components that are under another licence than before."""
+        return tuple(i for i in self.items if "licence" in i.details)
 
     def counts(self) -> list[tuple[str, dict[str, int], int]]:
         """For each kind that changes: how many components by what happens to them, and by how many bytes the kind grows."""
@@ -111,7 +117,7 @@ def _details(one: tuple[Artifact, ...], two: tuple[Artifact, ...]) -> tuple[str,
         {
             "version": {a.version for a in side},
             "content": {(a.path, a.sha256) if a.kind == "models" else ("", a.sha256) for a in side},
-            "licence": {a.licence for a in side},
+            "licence": {spdx.normalise(a.licence) or a.licence for a in side},  # two spellings of one are no change
             "source": {a.source for a in side},
         }
         for side in (one, two)

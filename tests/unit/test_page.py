@@ -280,6 +280,14 @@ def test_fresh_package_indexes_of_a_vendor_and_another_mirror_of_one_version_are
     assert (item.name, item.details) == ("nginx", ("source",))
 
 
+def test_another_licence_is_to_look_at_and_another_spelling_is_not() -> None:
+    respelled = ARTIFACTS[0].model_copy(update={"licence": "The MIT License"})
+    assert update.items(lock(*ARTIFACTS), lock(respelled, *ARTIFACTS[1:])) == []
+    old, new = of(*ARTIFACTS), of(*newer())
+    seen = shown(page.render(new, update.between((old.trusted, old.lock), (new.trusted, new.lock), given=True)))
+    assert "Under another licence than in ours-1.0.0: a 1.1 Python wheels : ISC" in seen
+
+
 def test_two_versions_of_one_package_are_one_component() -> None:
     two = artifact("debs/pool/nginx_1.3_amd64.deb", "nginx", "debs", version="1.3", sha256="4" * 64)
     (item,) = update.items(lock(*ARTIFACTS), lock(*ARTIFACTS, two))
@@ -318,7 +326,7 @@ def test_an_earlier_bundle_that_cannot_be_opened_is_named_with_its_reason_and_a_
     assert [name for name, _ in found.refused] == ["ours-0.9.0"]
     seen = shown(page.render(told, refused=found.refused))
     assert "First release known here." in seen
-    assert "ours-0.9.0, beside this bundle, was not compared: the metadata has expired" in seen
+    assert "Not compared, though beside this bundle: ours-0.9.0, because the metadata has expired" in seen
 
 
 def test_a_step_back_is_called_one() -> None:

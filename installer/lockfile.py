@@ -19,6 +19,8 @@ from installer.definition import Definition, Profile
 
 Kind = Literal["installer", "wheels", "debs", "images", "models", "files"]
 KIND_ORDER: tuple[Kind, ...] = ("installer", "wheels", "debs", "images", "models", "files")
+# How notes begin that put a fact on record; every other note asks for a person's judgement.
+SIGNATURE, GATED, TERMS = "signature: ", "gated: ", "terms accepted by "
 HEADER = "# Written by `appliance lock`. Review changes like those of any dependency lock; do not edit.\n"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.errors import InputError, ResourceError, TrustError
 from engine.process import ProcessError, run
 from installer.definition import Signature
+from installer.lockfile import SIGNATURE
 
 LIMIT = 16 << 20  # bytes of a signature file: one line a file
 TIMEOUT_S = 4 * 3600  # it hashes every byte again
@@ -53,7 +54,7 @@ def verify(signature: Signature, model: str, folder: Path, base: Path) -> str:
         ) from error
     signed = hashlib.sha256((folder / signature.file).read_bytes()).hexdigest()
     by = ", ".join(f"{k.name} sha256:{hashlib.sha256(k.read_bytes()).hexdigest()}" for k in keys)
-    return f"signature: model-signing verified {signature.file} sha256:{signed} with {kind} {by}"
+    return f"{SIGNATURE}model-signing verified {signature.file} sha256:{signed} with {kind} {by}"
 
 
 def _program() -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine import trust
+from engine import signers, trust
 from engine import verify as verifying
 from engine.errors import Exit, InputError, TrustError
 from engine.report import printable
+from engine.signers import Role
 from engine.trust import Trusted
 from installer.carry import volumes
 from installer.carry.patchnames import LIST
@@ -43,6 +44,7 @@ def check(
 
                 outcome = checking.checked(bundle, outcome, Depot(depot).blobs if depot else None, screen)
     trusted = outcome.trusted
+    roles = signers.read(bundle, trusted)
     if expect_builder:
         from installer.evidence import contents
 
@@ -51,11 +53,13 @@ def check(
     data = {
         "bundle": str(bundle), "builder": expect_builder or None, "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
         "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
+        "signatures": [{"role": r.name, "needed": r.needed, "signed": list(r.signed), "keys": len(r.signers)} for r in roles],
     }  # fmt: skip
     if outcome.good:
         screen.result(
             data,
-            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}",
+            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}\n"
+            + signed_by(roles),
         )
         return Exit.OK
     lines = [
@@ -74,6 +78,13 @@ def check(
             )
         screen.error(TrustError(wrong, where=str(bundle), remedy=remedy))
     return Exit.UNTRUSTED
+
+
+def signed_by(roles: tuple[Role, ...]) -> str:
+    """Which keys signed the release, for people who compare key ids: whole ids, for their beginning can be imitated."""
+    release = next(r for r in roles if r.name == "targets")
+    ids = ", ".join(release.signed)
+    return f"signed by {len(release.signed)} of {len(release.signers)} release keys, {release.needed} needed: {ids}"
 
 
 def _carried(bundle: Path, trusted: Trusted, patched: bool) -> Trusted:

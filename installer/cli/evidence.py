@@ -67,29 +67,60 @@ def page(
     ctx: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Bundle directory, NAME-VERSION.", metavar="BUNDLE")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
-    against: Annotated[Path | None, typer.Option(help="An older bundle, to show the changes.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="An older bundle, to show the changes; else the newest older one of this name beside BUNDLE."
+        ),
+    ] = None,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Also for a release that not enough have signed yet; the page says so.")
+    ] = False,
+    signer: Annotated[
+        list[Path] | None,
+        typer.Option("--signer", help="NAME.pub.json of a person who signs, to print the name; may be repeated."),
+    ] = None,
     root: RootFile = None,
     keys: KeysDir = None,
 ) -> None:
-    """Write one HTML page about a bundle, for a change board: contents, sizes, licences, remarks, changes.
+    """Write one HTML page about a bundle, for a change board: who signed, what changes, licences, remarks, contents.
 
-    It needs no network and holds no script; open it in any browser or print it.
+    It needs no network and holds no script; open it in any browser or print it. The page itself is not signed: `verify`
+    prints the keys that signed, `inspect` the content digest, to compare with it. Names of keys come from key files here.
 
-    Example: appliance page dist/ours-1.1.0 --against dist/ours-1.0.0 --out ours-1.1.0.html
+    \b
+    Examples:
+      appliance page dist/ours-1.1.0 --out ours-1.1.0.html
+      appliance page dist/ours-1.1.0 --against /media/old/ours-1.0.0 --out ours-1.1.0.html
+      appliance page dist/ours-1.1.0 --draft --signer alice.pub.json --signer bob.pub.json --out draft.html
     """
     from engine import durable
-    from installer.evidence import contents
+    from installer.cli.options import default_keys
+    from installer.evidence import contents, previous, update
     from installer.evidence import page as pages
+    from installer.trust import signer as signers
+    from installer.trust.keys import KeyStore
 
     pinned, _ = pinned_root(root, keys)
-    new = contents.read(bundle, pinned)
-    old = contents.read(against, pinned) if against else None
-    changes = contents.changes(old.lock, new.lock) if old else None
-    html = pages.render(new, changes, old.trusted.release if old else "")
+    given = {f.public.keyid: f.name for f in map(signers.read_public, signer or [])}
+    own = {} if root else KeyStore(keys or default_keys()).files()  # of the builder, whose directory has the root too
+    names = {keyid: f.name for keyid, f in own.items()} | given
+    new = contents.read(bundle, pinned, draft=draft)
+    found = previous.Found(contents.read(against, pinned)) if against else previous.beside(bundle, pinned, new)
+    old = found.contents
+    step = update.between((old.trusted, old.lock), (new.trusted, new.lock), given=bool(against)) if old else None
+    html = pages.render(new, step, refused=found.refused, names=names)
     durable.write(out, html)
+    compared = f", against {old.trusted.release}" if old else ", no earlier release to compare with"
     screen_of(ctx).result(
-        {"page": str(out), "size": len(html), "changes": None if changes is None else len(changes)},
-        f"Wrote {out}, {size(len(html.encode()))}",
+        {
+            "page": str(out),
+            "size": len(html),
+            "changes": None if step is None else len(step.items),
+            "against": old.trusted.release if old else None,
+            "draft": new.draft,
+        },
+        f"Wrote {out}, {size(len(html.encode()))}{compared}{'; a draft' if new.draft else ''}",
     )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine import strictjson
+from engine import signers, strictjson
 from engine.copying import read_target
 from engine.errors import TrustError
+from engine.signers import Role
 from engine.trust import Trusted
 from engine.verify import open_bundle
-from installer.evidence import provenance
+from installer.evidence import drafts, provenance
 from installer.lockfile import Artifact, Lock
 
 MANIFEST, LICENCES, SBOM = "content/manifest.json", "content/licences/index.json", "content/sbom/bundle.cdx.json"
@@ -24,12 +25,31 @@ LIMIT = 64 << 20  # bytes of any of these; 20 000 artifacts are 12 MB
 
 @dataclass(frozen=True)
 class Contents:
-    """A bundle's own account: signed metadata, definition, lock, and its index of licences (empty where it has none)."""
+    """A bundle's own account.
+
+    Attributes:
+        trusted: signed metadata; of a draft, what it lists.
+        licences: its index of licences; empty where it has none.
+        roles: who may sign and who did (``engine.signers``).
+        builder: URI of the builder by the provenance; empty where it has none.
+    """
 
     trusted: Trusted
     definition: dict[str, Any]
     lock: Lock
     licences: dict[str, Any]
+    roles: tuple[Role, ...] = ()
+    builder: str = ""
+
+    @property
+    def draft(self) -> bool:
+        """Whether clients refuse it still: a role has not enough signatures."""
+        return not all(r.enough for r in self.roles)
+
+    @property
+    def product(self) -> str:
+        """Version of appliance that the bundle brings, which is the one that built it; empty where it brings none."""
+        return next((a.version for a in self.lock.of_kind("installer") if a.name == "appliance"), "")
 
 
 @dataclass(frozen=True)
@@ -44,13 +64,17 @@ class Change:
     fields: tuple[str, ...] = ()
 
 
-def read(bundle: Path, pinned_root: bytes) -> Contents:
+def read(bundle: Path, pinned_root: bytes, *, draft: bool = False) -> Contents:
     """Open a bundle and read its account.
+
+    Args:
+        draft: also take a release that not enough have signed yet; what it says is then nobody's but its builder's.
 
     Raises:
         TrustError: the metadata or one of these files was refused.
     """
-    trusted = open_bundle(bundle, pinned_root)
+    waiting = draft and drafts.is_draft(bundle)
+    trusted = drafts.listed(bundle, pinned_root) if waiting else open_bundle(bundle, pinned_root)
     manifest = _json(bundle, trusted, MANIFEST)
     try:
         lock = Lock.model_validate(manifest.get("lock"))
@@ -60,7 +84,9 @@ def read(bundle: Path, pinned_root: bytes) -> Contents:
             remedy=OTHER_VERSION,
         ) from error  # fmt: skip
     licences = _json(bundle, trusted, LICENCES) if LICENCES in trusted.targets else {}
-    return Contents(trusted, dict(manifest.get("definition") or {}), lock, licences)
+    told = _json(bundle, trusted, PROVENANCE) if PROVENANCE in trusted.targets else {}
+    definition = dict(manifest.get("definition") or {})
+    return Contents(trusted, definition, lock, licences, signers.read(bundle, trusted), provenance.builder_of(told))
 
 
 def sbom(bundle: Path, pinned_root: bytes) -> bytes:
@@ -84,9 +110,10 @@ def require_builder(bundle: Path, trusted: Trusted, expected: str) -> None:
     told = _json(bundle, trusted, PROVENANCE)
     try:
         lock = Lock.model_validate(_json(bundle, trusted, MANIFEST).get("lock"))
-        builder = str(told["predicate"]["runDetails"]["builder"]["id"])
-    except (ValidationError, KeyError, TypeError) as error:
+    except ValidationError as error:
         raise TrustError("the provenance is not one of ours", where=PROVENANCE, remedy=OTHER_VERSION) from error
+    if not (builder := provenance.builder_of(told)):
+        raise TrustError("the provenance is not one of ours", where=PROVENANCE, remedy=OTHER_VERSION)
     if builder != expected:
         raise TrustError(
             f"the provenance names the builder {builder[:200]!a}, not {expected!a}",

@@ -1,17 +1,18 @@
-"""``licences/``: each licence text once, named by its hash, and an index of which artifact has which."""
+"""``licences/``: each licence text once, named by its hash, and an index of which artifact has which, in SPDX's words where it is clear."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine import durable
 from engine.errors import TrustError
-from installer.evidence import texts
+from installer.evidence import dep5, knowntexts, spdx, texts
 from installer.evidence.imagefiles import Inside
 from installer.evidence.texts import Found
 from installer.kinds import Work, debevidence
@@ -21,12 +22,22 @@ from installer.lockfile import Artifact, Lock
 NVIDIA = re.compile(r"^(nvidia-|libnvidia-|cuda-|libcu(blas|dnn|fft|rand|solver|sparse)|libnccl)")
 # Some of its packages are under open licences, which need no agreement to be passed on.
 OPEN = re.compile(r"\b(BSD|MIT|Apache|MPL|ISC|GPL)", re.IGNORECASE)
+# Beside a licence; they grant nothing themselves.
+NO_LICENCE = re.compile(r"(notice|authors)([-_.][^/]*)?", re.IGNORECASE)
 DEVELOPER_TOOL = re.compile(r"nvcc|^cuda-(toolkit|compiler|nvprof|gdb)")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one artifact's licence. ``texts`` are SHA-256 of files in ``licences/texts``."""
+    """What is known of one artifact's licence.
+
+    Attributes:
+        licence: as its supplier declares it.
+        texts: SHA-256 of files in ``licences/texts``.
+        spdx: the same as an SPDX expression; empty where that is not clear.
+        basis: what ``spdx`` follows from: ``declared``, ``text`` (a known licence text), ``declared and text`` (the words may mean
+            several, the text is one of them) or ``copyright file`` (the names in a machine-readable one).
+    """
 
     path: str
     kind: str
@@ -34,6 +45,8 @@ class Entry:
     version: str
     licence: str
     texts: tuple[str, ...]
+    spdx: str = ""
+    basis: str = ""
 
 
 def write(lock: Lock, work: Work, content: Path, inside: Mapping[str, Inside] | None = None) -> None:
@@ -54,6 +67,7 @@ def write(lock: Lock, work: Work, content: Path, inside: Mapping[str, Inside] | 
         "artifacts": [asdict(e) for e in entries],
         "images": {name: _image(i) for name, i in sorted(inside.items())},
         "unknown": [e.path for e in entries if unknown(e)],
+        "unclassified": [e.path for e in entries if unclassified(e)],
         "ask_before_redistribution": [e.path for e in entries if developer_tool(e)],
     }
     durable.write(content / "licences" / "index.json", json.dumps(data, indent=1, sort_keys=True) + "\n")
@@ -100,8 +114,28 @@ def index(
         shared = image.texts if image else models[a.group] if a.kind == "models" else mine
         hashes = {_sha256(t.data) for t in shared}
         licence = a.licence or (image.label if image else "")
-        entries.append(Entry(a.path, a.kind, a.name, a.version, licence, tuple(sorted(hashes))))
+        known = classified(a.kind, licence, shared)
+        entries.append(Entry(a.path, a.kind, a.name, a.version, licence, tuple(sorted(hashes)), *known))
     return entries
+
+
+def classified(kind: str, declared: str, found: Iterable[texts.Text]) -> tuple[str, str]:
+    """The SPDX expression for an artifact's licence and what it follows from (``Entry.basis``); both empty where it is not clear.
+
+    Args:
+        declared: the supplier's words; they come first, texts decide only what the words leave open.
+        found: the artifact's licence texts.
+    """
+    if expression := spdx.normalise(declared):
+        return expression, "declared"
+    granting = [t.data for t in found if not NO_LICENCE.fullmatch(posixpath.basename(t.name))]
+    if declared:
+        expression = spdx.settled(declared, knowntexts.only(granting))
+        return (expression, "declared and text") if expression else ("", "")
+    if kind == "debs" and (expression := dep5.expression(granting)):
+        return expression, "copyright file"
+    expression = knowntexts.only(granting)
+    return (expression, "text") if expression else ("", "")
 
 
 def require_nvidia(entries: list[Entry]) -> None:
@@ -132,11 +166,22 @@ def unknown(entry: Entry) -> bool:
     return not entry.licence and not entry.texts
 
 
+def unclassified(entry: Entry) -> bool:
+    """Nothing is declared, and which licence the texts are is for people to read."""
+    return bool(entry.texts) and not entry.licence and not entry.spdx
+
+
 def readable(entries: list[Entry], inside: Mapping[str, Inside] | None = None) -> str:
     """The index for people; what is unknown comes first."""
     lines = ["Licences of this bundle", "", "Texts are in texts/, each named by its SHA-256.", ""]
     bad = [e for e in entries if unknown(e)]
     lines += [f"Artifacts of unknown licence: {len(bad)}", *(f"  {e.path}" for e in bad), ""]
+    unread = [e for e in entries if unclassified(e)]
+    lines += [
+        f"Artifacts with a text alone that is not classified: {len(unread)}",
+        *(f"  {e.path}" for e in unread),
+        "",
+    ]
     if tools := [e for e in entries if developer_tool(e)]:
         lines += ["NVIDIA developer tools: ask NVIDIA before passing them on", *(f"  {e.path}" for e in tools), ""]
     for name, image in sorted((inside or {}).items()):
@@ -144,7 +189,9 @@ def readable(entries: list[Entry], inside: Mapping[str, Inside] | None = None) -
         lines += [f"  {p.type} {p.name} {p.version}: {p.licence or 'see its text'}" for p in image.packages]
         lines += [*(f"  not read: {path}" for path in image.unread), ""]
     for e in entries:
-        lines.append(f"{e.path}\n  {e.name} {e.version}: {e.licence or ('see text' if e.texts else 'unknown')}")
+        said = e.licence or e.spdx or ("see text" if e.texts else "unknown")
+        clear = f" ({e.spdx}, by {e.basis})" if e.spdx and e.spdx != e.licence else ""
+        lines.append(f"{e.path}\n  {e.name} {e.version}: {said}{clear}")
         lines += [f"  texts/{t}.txt" for t in e.texts]
     return "\n".join(lines) + "\n"
 

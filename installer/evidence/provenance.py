@@ -55,3 +55,13 @@ def differences(told: Mapping[str, object], expected: Mapping[str, object]) -> l
     """Names of the parts in which two statements differ: ``subject``, ``buildDefinition`` and the like."""
     one, other = ({**s, **p} if isinstance(p := s.get("predicate"), dict) else dict(s) for s in (told, expected))
     return sorted(k for k in {*one, *other} - {"predicate"} if one.get(k) != other.get(k))
+
+
+def builder_of(told: Mapping[str, object]) -> str:
+    """The URI of the builder that a statement names; empty when it has no such place."""
+    place: object = told
+    for key in ("predicate", "runDetails", "builder", "id"):
+        if not isinstance(place, dict) or key not in place:
+            return ""
+        place = place[key]
+    return str(place)

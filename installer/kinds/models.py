@@ -16,7 +16,7 @@ from installer.definition import Model
 from installer.hub import Hub, Repository
 from installer.intake import Verdict
 from installer.kinds import Work, items, link, place
-from installer.lockfile import Artifact
+from installer.lockfile import GATED, TERMS, Artifact
 from installer.modelfolder import Folder
 from installer.s3 import Bucket, Store
 
@@ -85,8 +85,8 @@ def _terms(model: Model, gated: str, where: str) -> tuple[str, ...]:
             where=where,
             remedy="Accept the terms on the hub, then record it: `accepted: {by: WHO, on: YYYY-MM-DD, terms: WHICH}`.",
         )
-    gate = (f"gated: {gated}",) if gated else ()
-    return (*gate, f"terms accepted by {said.by} on {said.on}: {said.terms}") if said else gate
+    gate = (f"{GATED}{gated}",) if gated else ()
+    return (*gate, f"{TERMS}{said.by} on {said.on}: {said.terms}") if said else gate
 
 
 def _signature_path(model: Model) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import evidence, patching, preflight, signing, sources, targets
+from tests.fuzz import evidence, licences, patching, preflight, signing, sources, targets
 from tests.fuzz.targets import FuzzTarget
 
 TARGETS: dict[str, FuzzTarget] = {
@@ -12,4 +12,5 @@ TARGETS: dict[str, FuzzTarget] = {
     **preflight.TARGETS,
     **patching.TARGETS,
     **evidence.TARGETS,
+    **licences.TARGETS,
 }

@@ -85,6 +85,10 @@ def test_two_people_release_what_the_builder_drafted(people: People) -> None:
     assert (drafted["finished"], drafted["signatures"], drafted["signatures_needed"]) == (False, 0, 2)
     refused = people.types("verify", people.bundle, "--root", root, ok=3)
     assert "not signed yet" in refused["error"]["what"]
+    page, told = people.place / "page.html", ("--keys", people.keys, *signers)
+    people.types("page", people.bundle, "--out", page, *told, ok=3)
+    assert people.types("page", people.bundle, "--draft", "--out", page, *told)["draft"]
+    assert "0 of 2 keys, 2 needed" in page.read_text()
     for name, public in zip(("alice", "bob"), publics, strict=True):
         shutil.copy(root, people.place / name / "root.json")
         done = people.types(
@@ -93,7 +97,14 @@ def test_two_people_release_what_the_builder_drafted(people: People) -> None:
         )  # fmt: skip
         assert not done["finished"]
     assert people.types("sign", people.bundle, "--keys", people.keys)["finished"]
-    assert people.types("verify", people.bundle, "--root", root)["good"]
+    checked = people.types("verify", people.bundle, "--root", root)
+    assert checked["good"]
+    release = checked["signatures"][0]
+    assert (release["role"], release["needed"], len(release["signed"])) == ("targets", 2, 2)
+    assert not people.types("page", people.bundle, "--out", page, *told)["draft"]
+    written = page.read_text()
+    assert "2 of 2 keys, 2 needed" in written
+    assert all(f"<code>{keyid}</code> <b>" in written for keyid in release["signed"])
 
 
 def test_a_person_does_not_sign_what_is_not_as_listed_or_not_as_expected(people: People) -> None:

@@ -10,8 +10,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from installer.definition import Definition
-from installer.evidence import page, sbom
-from installer.evidence.contents import Contents, changes
+from installer.evidence import sbom
+from installer.evidence.contents import changes
 from installer.lockfile import Artifact, Kind, Lock
 from tests.unit.test_evidence import SHA
 
@@ -109,35 +109,3 @@ def test_changes_are_named_by_package_not_by_file_name() -> None:
         ("changed", "wheels", "a", ("version", "sha256", "licence")),
     ]
     assert changes(lock(*ARTIFACTS), lock(*ARTIFACTS)) == []
-
-
-def contents(*artifacts: Artifact) -> Contents:
-    from engine.trust import Trusted
-
-    trusted = Trusted("ours", "ours-1.0.0", 1, "2027-01-01T00:00:00+00:00", 1, {})
-    licences = {"unknown": ["files/f"], "ask_before_redistribution": ["wheels/vllm/nvcc.whl"]}
-    return Contents(trusted, DEFINITION.model_dump(mode="json", by_alias=True), lock(*artifacts), licences)
-
-
-@pytest.mark.parametrize(
-    "hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x1b[2J", "{{ 7*7 }}"]
-)
-def test_nothing_on_the_page_is_more_than_text(hostile: str) -> None:
-    source = hostile.replace("\x1b", "")  # a lock takes no address with such characters
-    nasty = artifact("files/n", hostile, "files", version=hostile, licence=hostile, notes=(hostile,), source=source)
-    found = changes(lock(), lock(nasty))
-    html = page.render(contents(nasty), found, hostile)
-    assert "<script" not in html
-    assert "<img" not in html
-    assert "\x1b" not in html
-    assert "{{ 7*7 }}" in html or "7*7" not in hostile
-
-
-def test_the_page_needs_nothing_from_elsewhere_and_shows_what_needs_a_decision() -> None:
-    html = page.render(contents(*ARTIFACTS), None)
-    assert "default-src 'none'" in html
-    assert "http" not in html.replace("http-equiv", "")
-    assert "waiver licence: because" in html
-    assert "wheels/vllm/nvcc.whl" in html
-    assert "Changes against" not in html
-    assert all(a.name in html for a in ARTIFACTS)

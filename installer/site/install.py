@@ -226,7 +226,8 @@ def _variables(request: Request, release: Release, age: Age) -> dict[str, Any]:
 def _age(request: Request, release: Release, hosts: Sequence[Host]) -> Age:
     """Whether these hosts may have the release."""
     ask = lambda: unchanged.ask(request.inventory, hosts).values()  # noqa: E731
-    return releases.age(request.depot, release.name, request.downgrade, ask)
+    everyone = lambda: unchanged.ask(request.inventory, request.inventory.nodes).values()  # noqa: E731
+    return releases.age(request.depot, release.name, request.downgrade, ask, everyone)
 
 
 def _nodes(

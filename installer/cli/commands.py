@@ -45,6 +45,7 @@ COMMANDS = {
     "status": "status:status",
     "doctor": "doctor:doctor",
     "uninstall": "uninstall:uninstall",
+    "retire": "retire:retire",
     "keys": "keys:app",
     "build": "bundle:build_app",
     "site": "site:app",

@@ -49,6 +49,7 @@ COMMANDS = {
     "keys": "keys:app",
     "build": "bundle:build_app",
     "site": "site:app",
+    "generations": "generations:app",
     "depot": "depot:app",
     "trust": "trust:app",
     "certs": "certs:app",

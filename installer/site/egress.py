@@ -15,7 +15,7 @@ from engine.egress_chain import Head, Memory, Verdict, head_of, verify
 from engine.egress_log import public_key
 from engine.report import printable
 from engine.talk import Talk, talk
-from installer.site import remote
+from installer.site import remote, skew
 from installer.site.inventory import Connection, Host, Inventory
 from installer.site.retire import put_away
 
@@ -102,6 +102,8 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
     memory = _seen(seen, found)
     try:
         said = _ask(connection, memory.n if memory and not whole else 0)
+        if why := skew.refusal(said, ("egress", "export"), connection):
+            raise ValueError(why)
         export = understand(said)
     except ValueError as error:
         found.problems.append(str(error))

@@ -11,6 +11,7 @@ from typing import Any
 from engine import strictjson
 from engine.report import printable
 from engine.talk import Talk, talk
+from installer.site import skew
 from installer.site.inventory import Connection, Host, Inventory
 from installer.site.remote import login
 
@@ -39,7 +40,10 @@ def call(
             None, f"the inventory asks for {connection.unsupported}, which is not supported here", reached=False
         )
     argv = [*login(connection), shlex.join([engine, *words])]
-    return understand(talk(argv, stdin=stdin, timeout_s=timeout_s, limit_bytes=MAX_OUTPUT), engine)
+    said = talk(argv, stdin=stdin, timeout_s=timeout_s, limit_bytes=MAX_OUTPUT)
+    if why := skew.refusal(said, words, connection):
+        return Reply(None, why)
+    return understand(said, engine)
 
 
 def call_all(

@@ -77,7 +77,7 @@ def retire(
         "\n".join(lines) or f"nothing is on record of {node}",
     )  # fmt: skip
     if found and not check:
+        known = (*given("--ca", ca, DEFAULT_CA), *given("--runs", runs, DEFAULT_RUNS))
         screen.next(
-            f"{command('install', '-i', inventory, *given('--ca', ca, DEFAULT_CA), *given('--runs', runs, DEFAULT_RUNS))} to carry the "
-            "revocation to every node"
+            f"{command('install', '-i', inventory, *known, '--release', 'RELEASE')} to carry the revocation to every node"
         )

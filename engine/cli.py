@@ -19,7 +19,7 @@ VERBS = {
     "cdi": ("engine.cdi", "keep the description of GPUs for containers true"),
     "relay": ("engine.relay", "serve what this node has of a release to its neighbours"),
     "keys": ("engine.keys", "make the node's key and certificate request"),
-    "firewall": ("engine.firewall", "apply, confirm, roll back or show the firewall"),
+    "firewall": ("engine.firewall_cli", "apply, confirm, roll back or show the firewall"),
     "baseline": ("engine.baseline.cli", "compare the node with its hardening baseline"),
     "egress": ("engine.egress", "try to get out and prove that it is refused"),
     "probe": ("engine.probe", "ask a served model for one token"),

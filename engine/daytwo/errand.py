@@ -13,6 +13,7 @@ VERBS = {
     "collect": "engine.daytwo.collect",
     "remove": "engine.daytwo.remove",
     "certify": "engine.daytwo.certify",
+    "states": "engine.daytwo.states",
 }
 
 

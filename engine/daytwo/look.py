@@ -51,8 +51,19 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def release() -> dict[str, str]:
-    """Names of the release and, where the node knows them, of the generation in use; empty where there is none."""
-    return {"current": _name(OPT / "current"), "generation": _name(OPT / "generations" / "current")}
+    """Names of the release and, where the node knows them, of the generation in use, and the version of the release's engine; empty where
+    there is none."""
+    return {
+        "current": _name(OPT / "current"),
+        "generation": _name(OPT / "generations" / "current"),
+        "engine": engine_version(OPT / "current" / "engine"),
+    }
+
+
+def engine_version(environment: Path) -> str:
+    """The version of the engine in an environment of Python, from the record of its installation."""
+    found = sorted(environment.glob("lib/python3*/site-packages/appliance_engine-*.dist-info"))
+    return found[0].name.removeprefix("appliance_engine-").removesuffix(".dist-info") if found else ""
 
 
 def units() -> list[dict[str, Any]]:

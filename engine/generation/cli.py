@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
-from engine.generation import checks, missed, tree, units
+from engine.generation import checks, missed, states, tree, units
 from engine.generation.store import Generation, Store
 from engine.generation.units import Systemd
 from engine.serving import services
@@ -42,7 +41,12 @@ def state(store: Store, systemd: Systemd) -> dict[str, Any]:
                 "release": current.release, "generation": current.number, "inputs": current.inputs,
                 "drift": _drift(store, current, systemd),
             }  # fmt: skip
-    return {"release": _release(store.root), "generation": 0, "inputs": "", "drift": ["no generation was kept yet"]}
+    return {
+        "release": states.release_in_use(store.root),
+        "generation": 0,
+        "inputs": "",
+        "drift": ["no generation was kept yet"],
+    }
 
 
 def _drift(store: Store, current: Generation, systemd: Systemd) -> list[str]:
@@ -83,7 +87,7 @@ def _state(_asked: argparse.Namespace) -> dict[str, Any]:
 def _keep(asked: argparse.Namespace) -> dict[str, Any]:
     store = Store()
     with store.exclusive():
-        release = _release(store.root)
+        release = states.release_in_use(store.root)
         noted = checks.note(store.root, release, _renewal(asked.renew_before_days))
         if asked.check:
             current = store.current()
@@ -130,57 +134,13 @@ def _target(store: Store, to: str) -> Generation:
 
 
 def _list(_asked: argparse.Namespace) -> dict[str, Any]:
-    return listed(Store())
-
-
-def listed(store: Store) -> dict[str, Any]:
-    """All generations that are kept; ``differs`` are the files that are not as in the current one."""
-    current = store.current()
-    known = [store.load(n) for n in store.numbers()]
-    now = current.entries if current else {}
-    return {
-        "current": current.number if current else 0,
-        "switching": store.begun(),
-        "generations": [
-            {
-                "number": g.number, "release": g.release, "made": g.made, "digest": g.digest,
-                "differs": [f"/{path}" for path in tree.differences(now, g.entries)],
-            }
-            for g in known
-        ],
-    }  # fmt: skip
+    return states.listed(Store())
 
 
 def _prune(asked: argparse.Namespace) -> dict[str, Any]:
-    """Old generations, and what no other needs: their releases' environments, views, and content that nothing shows any more."""
     store = Store()
     with store.exclusive():
-        gone = store.prune(asked.keep)
-        needed = store.releases() | {_release(store.root)}
-        removed = []
-        for directory in ("opt/appliance/releases", "var/lib/appliance/views"):
-            for place in sorted((store.root / directory).glob("*")):
-                if place.name not in needed and not place.name.startswith("."):
-                    shutil.rmtree(place)
-                    removed.append(str(place))
-        freed = _unlinked(store.root / "var/lib/appliance/blobs") if removed else 0
-    return {"generations": gone, "removed": removed, "freed_bytes": freed}
-
-
-def _unlinked(blobs: Path) -> int:
-    """Remove content that no view shows; returns the bytes that this freed."""
-    freed = 0
-    for path in [p for p in blobs.rglob("*") if p.is_file() and not p.is_symlink()]:
-        found = path.stat()
-        if found.st_nlink == 1 and len(path.name) == 64:
-            path.unlink()
-            freed += found.st_size
-    return freed
-
-
-def _release(root: Path) -> str:
-    link = root / tree.CURRENT
-    return link.readlink().name if link.is_symlink() else ""
+        return states.drop(store, store.surplus(asked.keep))
 
 
 def _renewal(days: int) -> str:

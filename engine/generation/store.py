@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -193,16 +193,18 @@ class Store:
                     os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
         return changed
 
-    def prune(self, keep: int) -> tuple[int, ...]:
-        """Remove all but the newest ``keep`` and the current one; returns the numbers removed."""
+    def surplus(self, keep: int) -> tuple[int, ...]:
+        """All but the newest ``keep`` and the current one."""
         current = self.current()
         numbers = self.numbers()
-        gone = tuple(n for n in numbers[: max(0, len(numbers) - keep)] if current is None or n != current.number)
-        for number in gone:
+        return tuple(n for n in numbers[: max(0, len(numbers) - keep)] if current is None or n != current.number)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Remove these generations: their records and copies of files."""
+        for number in numbers:
             place = self.directory / str(number)
             (place / "generation.json").unlink()  # without it the rest counts as nothing
             shutil.rmtree(place)
-        return gone
 
     def releases(self) -> set[str]:
         """Releases that some generation needs."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from installer.cli.options import screen_of
+from installer.cli.options import DEFAULT_EVIDENCE, screen_of
 
 app = typer.Typer(
     no_args_is_help=True, help="Fetch and check what nodes write down about themselves.", rich_markup_mode=None
@@ -25,7 +25,7 @@ def egress(
     inventory: Annotated[Path, typer.Option("--inventory", "-i", help="Inventory of the site, a directory.")],
     directory: Annotated[
         Path, typer.Option("--evidence", help="Where the install pinned the nodes' keys.", metavar="DIRECTORY")
-    ] = Path("/var/lib/appliance/evidence"),
+    ] = DEFAULT_EVIDENCE,
     late_after: Annotated[
         int,
         typer.Option(

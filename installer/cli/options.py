@@ -84,6 +84,7 @@ SiteKeys = Annotated[
 DEFAULT_SITE_KEYS = Path("/var/lib/appliance/site")
 DEFAULT_CA = Path("/var/lib/appliance/ca")
 DEFAULT_RUNS = Path("/var/lib/appliance/runs")
+DEFAULT_EVIDENCE = Path("/var/lib/appliance/evidence")
 AllowDowngrade = Annotated[
     str,
     typer.Option(

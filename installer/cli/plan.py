@@ -148,7 +148,7 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
     for node in made.nodes:
         idle = not node.tasks and not node.blind
         table.add_row(
-            node.node, node.before or "nothing", made.release if not idle else "as it is", size(node.fetch_bytes), ", ".join(node.leaves) or "no",
+            node.node, node.before or "nothing", made.release if not idle else "as it is", "all of it" if node.blind else size(node.fetch_bytes), ", ".join(node.leaves) or "no",
             "new" if node.certificate else "kept", "yes" if node.reboot else "no", "everything" if node.blind else str(len(node.tasks)),
         )  # fmt: skip
     lines: list[RenderableType] = [table]

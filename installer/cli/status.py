@@ -59,6 +59,7 @@ def status(
 
     from dataclasses import asdict
 
+    import installer
     from installer.site.inventory import load
     from installer.site.status import Places
     from installer.site.status import status as look
@@ -67,7 +68,7 @@ def status(
         seen = look(load(inventory), Places(depot, ca, runs, site_keys), limit=tuple(limit or ()))
     data = {
         "good": seen.good, "nodes": [n.data() for n in seen.nodes],
-        "control": {**seen.control, "proof": seen.proof, "findings": [asdict(f) for f in seen.findings]},
+        "control": {**seen.control, "installer": installer.__version__, "proof": seen.proof, "findings": [asdict(f) for f in seen.findings]},
     }  # fmt: skip
     screen.result(data, _page(seen))
     if not seen.good:
@@ -81,7 +82,7 @@ def _page(seen: Status) -> RenderableType:
     from installer.cli.tables import Table
     from installer.site import records
 
-    table = Table("node", "", "release", "services", "token", "days left", "refused", "last rules", "free")
+    table = Table("node", "", "release", "engine", "services", "token", "days left", "refused", "last rules", "free")
     for node in seen.nodes:
         table.add_row(node.node, "ok" if node.good else "WRONG", *_cells(node))
     wrong = [
@@ -120,7 +121,7 @@ def _cells(node: NodeStatus) -> tuple[str, ...]:
 
     facts = node.facts
     if facts is None:
-        return ("", "", "", "", "", "", "")
+        return ("", "", "", "", "", "", "", "")
     release = facts["release"] or {}
     units = [u for u in facts["units"] or [] if u["name"].endswith(".service") and u["active"] == "active"]
     since = max((u["since"] for u in units), default=0)
@@ -135,6 +136,7 @@ def _cells(node: NodeStatus) -> tuple[str, ...]:
     generation = f" ({release['generation']})" if release.get("generation") else ""
     return (
         f"{release.get('current', '')}{generation}",
+        str(release.get("engine", "")),
         f"{len(units)} active{when}",
         tokens or "-",
         days,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from installer.cli.options import screen_of
+from installer.cli.options import DEFAULT_EVIDENCE, screen_of
 
 
 def uninstall(
@@ -35,13 +35,14 @@ def uninstall(
             "--evidence",
             help="Where the keys of the nodes' evidence are pinned; those of removed nodes are put away there.",
         ),
-    ] = Path("/var/lib/appliance/evidence"),
+    ] = DEFAULT_EVIDENCE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the site's name first.")] = False,
 ) -> None:
     """Remove services, rules, users and files of ours from nodes; what is the operator's stays.
 
     Services drain and end first, the firewall goes last. Asks for the site's name (the name of the inventory's directory).
-    The control host keeps its depot, authority and records; the pinned key of a node's evidence is put aside. A second uninstall changes nothing.
+    The control host keeps its depot, authority and records; the pinned key of a node's evidence is put aside, and the node no longer counts as out of
+    service. `appliance retire` revokes its certificates. A second uninstall changes nothing.
 
     \b
     Examples:
@@ -55,6 +56,7 @@ def uninstall(
     from engine.errors import Exit, InputError
     from installer.site import egress
     from installer.site import inventory as inventories
+    from installer.site.ledger import Ledger
     from installer.site.lock import exclusive
     from installer.site.uninstall import Wish, site_name
     from installer.site.uninstall import uninstall as take_away
@@ -74,11 +76,17 @@ def uninstall(
         for reply in replies:
             if reply.value is not None and not check and egress.retire(evidence, reply.node, datetime.now(UTC)):
                 screen.say(f"{reply.node}: the key of its evidence was put away in {evidence / 'egress'}")
+        if not check:  # what serves nothing any more is not missed
+            Ledger(runs).bring_back([r.node for r in replies if r.value is not None])
     lines = []
     for reply in replies:
         value = reply.value
         if value is None:
             lines.append(f"{reply.node}: FAILED: {reply.what}. {reply.remedy}")
+            if reply.unreachable:
+                lines.append(
+                    f"  If the machine is gone: `appliance retire {reply.node}`, and take it out of the inventory."
+                )
             continue
         word = "would be removed" if check else "removed"
         lines.append(f"{reply.node}: nothing of ours is left" if not value["done"] else f"{reply.node}: {word}")

@@ -15,8 +15,9 @@ from engine.egress_chain import Head, Memory, Verdict, head_of, verify
 from engine.egress_log import public_key
 from engine.report import printable
 from engine.talk import Talk, talk
-from installer.site import remote
+from installer.site import remote, skew
 from installer.site.inventory import Connection, Host, Inventory
+from installer.site.retire import put_away
 
 ENGINE = "/opt/appliance/current/engine/bin/python"
 TIMEOUT_S = 120.0
@@ -89,13 +90,7 @@ def retire(directory: Path, node: str, now: datetime) -> bool:
     Returns:
         Whether there was a key.
     """
-    then = f"until-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-    found = [p for p in (directory / "egress" / f"{node}.{end}" for end in ("pub", "seen")) if p.exists()]
-    for path in found:
-        path.rename(path.with_name(f"{path.name}.{then}"))
-    if found:
-        durable.sync_dir(directory / "egress")
-    return bool(found)
+    return bool(put_away((directory / "egress" / f"{node}.{end}" for end in ("pub", "seen")), now))
 
 
 def _of(host: Host, connection: Connection, directory: Path, late_after: timedelta, whole: bool) -> Evidence:
@@ -107,6 +102,8 @@ def _of(host: Host, connection: Connection, directory: Path, late_after: timedel
     memory = _seen(seen, found)
     try:
         said = _ask(connection, memory.n if memory and not whole else 0)
+        if why := skew.refusal(said, ("egress", "export"), connection):
+            raise ValueError(why)
         export = understand(said)
     except ValueError as error:
         found.problems.append(str(error))
@@ -132,7 +129,7 @@ def judge(
     """Check an export and write down in ``found`` what came of it. Pure, but for ``found``."""
     if export.key != pinned:
         found.problems.append(
-            "it signs with another key than the one pinned at its install; if it was installed anew, remove its .pub and .seen and install again"
+            f"it signs with another key than the one pinned at its install. If another machine took its name, run `appliance retire {found.node}` and install again; if not, find out who made a new key"
         )
         return None
     verdict = verify(

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from engine.errors import ApplianceError
+from installer.site import skew
 
 CENSORED = "censored"  # the word Ansible puts in place of results with no_log
 
@@ -46,11 +47,16 @@ Listener = Callable[[str, NodeState, str], None]  # node, its state, and what ha
 
 
 class Tracker:
-    """Follows a run. Pure: takes event dictionaries, holds state, tells a listener."""
+    """Follows a run. Pure: takes event dictionaries, holds state, tells a listener.
 
-    def __init__(self, nodes: list[str], listener: Listener | None = None) -> None:
+    Args:
+        engine: version of the engine that the roles call on nodes; empty where nobody knows.
+    """
+
+    def __init__(self, nodes: list[str], listener: Listener | None = None, engine: str = "") -> None:
         self.nodes = {name: NodeState() for name in nodes}
         self._listener = listener or (lambda _node, _state, _what: None)
+        self._engine = engine
 
     def handle(self, event: dict[str, Any]) -> bool:
         """One event of ansible-runner; returns True, which tells the runner to keep it."""
@@ -106,7 +112,13 @@ class Tracker:
     def _failed(self, node: str, data: dict[str, Any]) -> None:
         if data.get("ignore_errors"):
             return
-        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), reason(_table(data.get("res")))))
+        result = _table(data.get("res"))
+        why = (
+            skew.told("", self._engine)
+            if skew.unknown(_code(result), str(result.get("stderr", "")))
+            else reason(result)
+        )
+        self._fail(Failure(node, data.get("task", ""), data.get("role", ""), why))
 
     def _unreachable(self, node: str, data: dict[str, Any]) -> None:
         said = str(_table(data.get("res")).get("msg", "")).strip()
@@ -138,6 +150,12 @@ def label(data: dict[str, Any]) -> str:
 def _table(value: Any) -> dict[str, Any]:
     """A node's answer is what its modules print; only tables are looked into."""
     return value if isinstance(value, dict) else {}
+
+
+def _code(result: dict[str, Any]) -> int | None:
+    """How a task's command exited; None where the task runs none."""
+    code = result.get("rc")
+    return code if isinstance(code, int) else None
 
 
 def _path(result: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.lock import exclusive
 from installer.site.rollback import Restored, restore
-from installer.site.rollout import policy, services
+from installer.site.rollout import absences, policy, services
 from installer.trust import envelope
 
 LIST_TIMEOUT_S = 60.0
@@ -89,7 +89,7 @@ def go_back(
         ledger, rules = Ledger(site.runs), policy(inventory.site.rolling)
         for batch in _batches(inventory, hosts, rules, at_once):
             leaving = {n: services(inventory, n) for n in batch}
-            out = {n: frozenset(a.services) for n, a in ledger.out.items()}
+            out = absences(inventory, ledger)
             if not at_once and (why := rolling.obstacle(batch, leaving, out, rules, len(inventory.nodes))):
                 made.stopped = why
                 break

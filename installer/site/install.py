@@ -16,8 +16,9 @@ from engine.blobs import hash_file
 from engine.memory import Demand
 from engine.report import Report
 from engine.trust import Target
+from installer import __version__
 from installer.depot import Depot, targets_of
-from installer.site import chain, controlpki, gate, holds, piecelists, prove, unchanged, waysout
+from installer.site import chain, controlpki, gate, holds, piecelists, prove, skew, unchanged, waysout
 from installer.site import release as releases
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Host, Inventory
@@ -167,7 +168,7 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
         targets = targets_of(release.view)
         holds.demand(request.inventory, release.name, targets)
         age = _age(request, release, [h for h in request.inventory.nodes if h.name in nodes])
-        tracker = Tracker(list(nodes), listener)
+        tracker = Tracker(list(nodes), listener, skew.of_release(release.view))
         books = Playbooks(
             request.inventory,
             run_dir,
@@ -226,7 +227,8 @@ def _variables(request: Request, release: Release, age: Age) -> dict[str, Any]:
 def _age(request: Request, release: Release, hosts: Sequence[Host]) -> Age:
     """Whether these hosts may have the release."""
     ask = lambda: unchanged.ask(request.inventory, hosts).values()  # noqa: E731
-    return releases.age(request.depot, release.name, request.downgrade, ask)
+    everyone = lambda: unchanged.ask(request.inventory, request.inventory.nodes).values()  # noqa: E731
+    return releases.age(request.depot, release.name, request.downgrade, ask, everyone)
 
 
 def _nodes(
@@ -260,7 +262,10 @@ def _nodes(
         if outcome.failures:
             outcome.nodes, outcome.log = {}, ""  # Ansible was not started
             return
-    tracker = Tracker([h.name for h in hosts], listener)
+    brings = skew.of_release(view)
+    if brings and brings != __version__:
+        report.say(f"{outcome.release} brings engine {brings} to nodes; this installer is {__version__}")
+    tracker = Tracker([h.name for h in hosts], listener, brings)
     variables = {**_variables(request, release, age), "appliance_inputs": made_from}
     books = Playbooks(inventory, run_dir, variables, tracker, request.check, request.diff)
     try:

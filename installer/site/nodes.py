@@ -11,6 +11,7 @@ from typing import Any
 from engine import strictjson
 from engine.report import printable
 from engine.talk import Talk, talk
+from installer.site import skew
 from installer.site.inventory import Connection, Host, Inventory
 from installer.site.remote import login
 
@@ -21,11 +22,13 @@ ENGINE = "/opt/appliance/current/engine/bin/appliance-engine"
 
 @dataclass(frozen=True)
 class Reply:
-    """One node's answer. ``data`` is None when there is none; ``failure`` then says why, and ``reached`` whether the node was there."""
+    """One node's answer. ``data`` is None when there is none; ``failure`` then says why, ``reached`` whether the node was there, and ``absent``
+    whether it was there and has no engine."""
 
     data: dict[str, Any] | None
     failure: str = ""
     reached: bool = True
+    absent: bool = False
 
 
 def call(
@@ -37,7 +40,10 @@ def call(
             None, f"the inventory asks for {connection.unsupported}, which is not supported here", reached=False
         )
     argv = [*login(connection), shlex.join([engine, *words])]
-    return _understand(talk(argv, stdin=stdin, timeout_s=timeout_s, limit_bytes=MAX_OUTPUT))
+    said = talk(argv, stdin=stdin, timeout_s=timeout_s, limit_bytes=MAX_OUTPUT)
+    if why := skew.refusal(said, words, connection):
+        return Reply(None, why)
+    return understand(said, engine)
 
 
 def call_all(
@@ -55,7 +61,8 @@ def connection(inventory: Inventory, host: Host) -> Connection:
     return inventory.connections.get(host.name, Connection(host.address))
 
 
-def _understand(said: Talk) -> Reply:
+def understand(said: Talk, engine: str = ENGINE) -> Reply:
+    """What an engine's answer means. Pure."""
     if said.cut:
         return Reply(
             None,
@@ -74,7 +81,14 @@ def _understand(said: Talk) -> Reply:
                 continue
             if isinstance(data, dict):
                 return Reply(data)
-    return Reply(None, _error(said.stderr))
+    return Reply(None, _error(said.stderr), absent=_absent(said.stderr, engine))
+
+
+def _absent(stderr: str, engine: str) -> bool:
+    """Whether a shell, or sudo, says that the engine is not there."""
+    return any(
+        engine in line and ("No such file" in line or "not found" in line) for line in stderr.strip().splitlines()[-1:]
+    )
 
 
 def _error(stderr: str) -> str:

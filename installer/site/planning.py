@@ -11,12 +11,12 @@ from engine.errors import ApplianceError, NodeError
 from engine.report import Report
 from engine.trust import Target
 from installer.depot import targets_of
-from installer.site import gate, rolling, unchanged
+from installer.site import gate, unchanged
 from installer.site.events import Listener, NodeState
 from installer.site.install import Request, dry_run
 from installer.site.inventory import Inventory
 from installer.site.plan import ContentChange, NodePlan, Plan, batches_of, content_changes, file_change
-from installer.site.rollout import policy, services
+from installer.site.rollout import batches, order, services
 from installer.site.steps import words_of
 from installer.site.unchanged import NodeNow
 
@@ -50,13 +50,12 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
         )
     nodes = tuple(_node(inventory, now[h.name], run.release, run.tracker.nodes[h.name]) for h in hosts)
     leaving = {n.node: frozenset(n.leaves) for n in nodes}
-    rules, total = policy(inventory.site.rolling), len(inventory.nodes)
-    busy = [n.node for n in nodes if n.tasks or n.blind]
+    busy = order(inventory, [n.node for n in nodes if n.tasks or n.blind], now)
     return Plan(
         run.release,
         run.listed,
         nodes,
-        rolling.plan(busy, leaving, rules, total).batches,
+        tuple(map(tuple, batches(inventory, busy, leaving, now))),
         _content(request, now, run.release, run.targets),
         {
             "rolling": inventory.site.rolling.model_dump(mode="json"),

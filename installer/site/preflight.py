@@ -48,7 +48,7 @@ class NodeReport:
 # Why a node could not be asked: what to say, and what to do.
 FAILURES: dict[str, tuple[str, str]] = {
     "unreachable": ("cannot be reached over SSH", "Check that it runs, its address, and the way from this host; then: ssh {address}."),
-    "hostkey": ("shows a host key that this host does not know", "Compare its fingerprint at its console, then add it to known_hosts (ssh-keyscan {address})."),
+    "hostkey": ("shows a host key that this host does not know", "Compare its fingerprint at its console, then add it to known_hosts (ssh-keyscan {address}); of a machine that was replaced, remove the old key first (ssh-keygen -R {address})."),
     "login": ("does not let us log in", "Check ansible_user and ansible_ssh_private_key_file, and the node's authorized_keys."),
     "sudo": ("does not let the user become root without a password", "Give the user NOPASSWD in sudoers on the node, or log in as root."),
     "python": ("has no Python where the inventory says", "Install the package python3 from the node's installation medium, or correct ansible_python_interpreter."),

@@ -124,13 +124,21 @@ def _completed(depot: Depot, bundle: Path, trusted: Trusted) -> Iterator[Path]:
         shutil.rmtree(scratch)
 
 
-def age(depot: Depot, release: str, downgrade: str, ask: Callable[[], Iterable[NodeNow]]) -> Age:
+def age(
+    depot: Depot,
+    release: str,
+    downgrade: str,
+    ask: Callable[[], Iterable[NodeNow]],
+    neighbours: Callable[[], Iterable[NodeNow]] = lambda: (),
+) -> Age:
     """Whether nodes may have this release, and what they are told. Older than the newest seen is what an operator gave a reason for,
-    and what every chosen node runs already: installing that again, after an upgrade that failed, leads nobody back.
+    and what every chosen node runs already: installing that again, after an upgrade that failed, leads nobody back. Nor does a new node
+    that gets what other nodes of the site run.
 
     Args:
         downgrade: the operator's reason; empty without one.
         ask: what the chosen nodes say of themselves; called only where the release is older.
+        neighbours: the same of all nodes of the site; called only where the chosen nodes are all new.
 
     Raises:
         TrustError: the release is older, and neither holds.
@@ -141,13 +149,20 @@ def age(depot: Depot, release: str, downgrade: str, ask: Callable[[], Iterable[N
     newest = depot.memory().version(name) if name else 0
     if version >= newest:
         return Age(newest)
-    others = {n.node: n.release for n in ask() if n.release != release}
+    chosen = list(ask())
+    others = {n.node: n.release for n in chosen if n.release != release and not n.new}
+    new = [n.node for n in chosen if n.new]
+    runs = any(n.release == release for n in chosen)
+    if new and not others and not (runs or any(n.release == release for n in neighbours())):
+        others = dict.fromkeys(new, "")
     if others:
         raise TrustError(
             f"{release} (version {version}) is older than the newest {name} seen here (version {newest}), {_told(others)}",
             where=str(depot.root),
             remedy="Install the newest, take nodes back with `appliance rollback`, or give the reason for going back with --allow-downgrade.",
         )
+    if new:
+        return Age(version, f"{', '.join(new)} joins the nodes of the site that run {release}")
     return Age(version, f"{release} is installed again where it runs already")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 from engine.report import Report
 from installer.site import rolling
@@ -48,6 +49,57 @@ def policy(site: Rolling) -> rolling.Policy:
     return rolling.Policy(batches, site.max_failed_percent, site.max_unavailable, site.per_service, site.pause_after)
 
 
+def order(
+    inventory: Inventory, names: Collection[str], now: Mapping[str, NodeNow], out: Container[str] = ()
+) -> list[str]:
+    """Nodes in the order in which they change.
+
+    Nodes that come into service behind a gateway go first, so that no gateway is told of one that is not ready. Then those that are out of
+    service already (``out``): fixing them takes nobody else out, and the others may have to wait for it. Gateways in front of other nodes
+    go last.
+    """
+    behind = {h.name for h in inventory.in_group("gpu")}
+    joining = _joining(inventory, names, now)
+    return sorted(names, key=lambda name: (name not in joining, name not in out, name not in behind))
+
+
+def batches(
+    inventory: Inventory,
+    ordered: Collection[str],
+    leaving: Mapping[str, AbstractSet[str]],
+    now: Mapping[str, NodeNow],
+) -> list[list[str]]:
+    """Put nodes, as ``order`` has them, into the batches of the site's policy. Nodes that join a site that serves have batches of their own,
+    so that they are ready before a gateway is told of them.
+
+    Args:
+        leaving: services that each node takes out while it changes.
+    """
+    rules, total = policy(inventory.site.rolling), len(inventory.nodes)
+    joining = _joining(inventory, ordered, now)
+    rest = [n for n in ordered if n not in joining]
+    if not joining or not any(now[n].generation for n in rest if n in now):
+        return [list(b) for b in rolling.plan(list(ordered), leaving, rules, total).batches]
+    first = rolling.plan([n for n in ordered if n in joining], leaving, rules, total).batches
+    later = replace(
+        rules, batches=rules.batches[len(first) :] or rules.batches[-1:], max_unavailable=rolling.limit(rules, total)
+    )
+    return [list(b) for b in (*first, *rolling.plan(rest, leaving, later, total).batches)]
+
+
+def _joining(inventory: Inventory, names: Collection[str], now: Mapping[str, NodeNow]) -> set[str]:
+    """Nodes that serve models and have no state that worked yet."""
+    behind = {h.name for h in inventory.in_group("gpu")}
+    return {n for n in names if n in behind and (n not in now or not now[n].generation)}
+
+
+def absences(inventory: Inventory, ledger: Ledger) -> dict[str, frozenset[str]]:
+    """Which nodes of the inventory are out of service, and of which services. A node that was taken out of the inventory takes nothing
+    out of service any more."""
+    here = {h.name for h in inventory.nodes}
+    return {n: frozenset(a.services) for n, a in ledger.out.items() if n in here}
+
+
 def roll(
     inventory: Inventory, hosts: Collection[Host], now: Mapping[str, NodeNow], release: str, means: Means
 ) -> Rollout:
@@ -64,13 +116,11 @@ def roll(
     if rolling.too_many(len(failed), total, rules):
         made.left_alone, made.stopped = ready, f"{len(failed)} of {total} nodes could not be prepared"
         return made
-    # Who is out already comes first: mending it takes nobody else out, and the others may have to wait for it.
-    ready.sort(key=lambda n: n not in means.ledger.out)
+    ready = order(inventory, ready, now, means.ledger.out)
     leaving = {n: services(inventory, n) if _serves(now.get(n), release) else frozenset[str]() for n in ready}
-    made.batches = [list(b) for b in rolling.plan(ready, leaving, rules, total).batches]
+    made.batches = batches(inventory, ready, leaving, now)
     for number, batch in enumerate(made.batches, 1):
-        out = {n: frozenset(a.services) for n, a in means.ledger.out.items()}
-        if why := rolling.obstacle(batch, leaving, out, rules, total):
+        if why := rolling.obstacle(batch, leaving, absences(inventory, means.ledger), rules, total):
             return _stop(made, number, why)
         means.report.say(f"batch {number} of {len(made.batches)}: {', '.join(batch)}")
         means.ledger.take_out({n: leaving[n] for n in batch}, f"changing to {release}")

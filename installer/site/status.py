@@ -13,7 +13,7 @@ from cryptography import x509
 from engine.errors import ApplianceError
 from engine.preflight.expectation import Finding
 from engine.report import printable
-from installer.site import errand, records
+from installer.site import errand, records, skew
 from installer.site.errand import Reply, Send
 from installer.site.inventory import Host, Inventory
 from installer.trust import envelope
@@ -133,6 +133,10 @@ def _judge(
     ]
     if not (facts["release"] or {}).get("current"):
         return {}, [Finding("release", "fail", "nothing is installed", "Run `appliance install`.")]
+    if skewed := skew.difference(str(facts["release"].get("engine", ""))):
+        found.append(
+            Finding("engine", "warn", skewed, "It serves all the same; see docs/operations.md, *A newer installer*.")
+        )
     units = {u["name"]: u for u in facts["units"] or []}
     for name in expected_units(host, inventory):
         state = units.get(name, {}).get("active", "not there")

@@ -26,7 +26,8 @@ POLICIES = ("rolling", "gate", "keep_generations")
 
 @dataclass(frozen=True)
 class NodeNow:
-    """What a node said of itself. ``release`` is empty and ``generation`` 0 when nothing is installed."""
+    """What a node said of itself. ``release`` is empty and ``generation`` 0 when nothing is installed; ``new`` is a node that answered and has
+    no engine, as a new machine does."""
 
     node: str
     release: str = ""
@@ -34,6 +35,7 @@ class NodeNow:
     inputs: str = ""
     drift: tuple[str, ...] = ()
     reached: bool = True
+    new: bool = False
 
     def needs_nothing(self, release: str, inputs: str) -> bool:
         """Whether an install of ``release`` from ``inputs`` would find everything done."""
@@ -50,7 +52,7 @@ def understand(name: str, reply: Reply) -> NodeNow:
     """A node's answer; whatever is not as it should be counts as drift. Pure."""
     told = reply.data
     if told is None:
-        return NodeNow(name, drift=(reply.failure,), reached=reply.reached)
+        return NodeNow(name, drift=(reply.failure,), reached=reply.reached, new=reply.absent)
     try:
         drift = tuple(str(d)[:300] for d in told["drift"])
         return NodeNow(name, str(told["release"]), int(told["generation"]), str(told["inputs"]), drift)

@@ -33,6 +33,7 @@ from tests.e2e import vllm_double
 from tests.integration.wheelsite import wheel
 
 PACKAGES = ["nftables", "python3-apt", "nginx-light", "libnuma1"]
+TINY = ("tiny", TREE / "build/demo/tiny")
 
 
 @dataclass
@@ -94,8 +95,14 @@ class Fleet:
         (where / "group_vars/all/site.yml").write_text(yaml.safe_dump({"appliance_site": site}))
         return where
 
-    def release(self, version: str, *, code: str = "", packages: Sequence[str] = PACKAGES) -> Path:
-        """Build fleet-VERSION; its double says its version, and falls ill where a node has /etc/ill-VERSION."""
+    def release(
+        self, version: str, *, code: str = "", packages: Sequence[str] = PACKAGES, model: tuple[str, Path] = TINY
+    ) -> Path:
+        """Build fleet-VERSION; its double says its version, and falls ill where a node has /etc/ill-VERSION.
+
+        Args:
+            model: name and folder of the one model that it holds.
+        """
         source = (code or Path(vllm_double.__file__).read_text()).replace(
             'VERSION = "0.32.0"', f'VERSION = "{version}"'
         )
@@ -108,7 +115,7 @@ class Fleet:
                 {"name": "runtime", "requirements": [f"vllm=={version}"], "indexes": [empty.as_uri()], "find_links": [str(wheels)], "profiles": ["gpu"]}
             ],
             "debs": {"groups": [{"packages": list(packages), "profiles": ["gpu", "gateway"]}]},
-            "models": [{"name": "tiny", "path": str(TREE / "build/demo/tiny"), "profiles": ["gpu"]}],
+            "models": [{"name": model[0], "path": str(model[1]), "profiles": ["gpu"]}],
         }  # fmt: skip
         path = self.work / f"fleet-{version}.yml"
         path.write_text(yaml.safe_dump(definition, sort_keys=False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,16 @@ def test_the_limits_of_a_models_files_are_those_of_the_code() -> None:
         f"| `config.json` and other JSON of a model | builder | {json_mib} MiB and {json_parts} million parts |"
         in table
     )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_the_engine_leads_to_a_program(verb: str) -> None:
+    """`appliance-engine firewall confirm` is what a rollback with other rules depends on."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "engine.cli", verb, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr

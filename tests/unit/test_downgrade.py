@@ -212,6 +212,21 @@ def test_one_node_that_runs_something_else_makes_it_a_step_back(site: Site, othe
         release.age(site.depot, "demo-1.0.0", "", lambda: runs)
 
 
+def test_a_new_node_gets_what_the_others_run_and_nothing_older(site: Site) -> None:
+    """A machine is added or replaced while the site runs a release that is not the newest seen."""
+    new, runs = NodeNow("c", new=True), [NodeNow("a", "demo-1.0.0", 1), NodeNow("b", "demo-1.0.0", 4)]
+    told = release.age(site.depot, "demo-1.0.0", "", lambda: [*runs, new], pytest.fail)
+    assert told == Age(site.after, "c joins the nodes of the site that run demo-1.0.0")
+    # Alone, with --limit: the others are asked.
+    assert release.age(site.depot, "demo-1.0.0", "", lambda: [new], lambda: [*runs, new]) == told
+    with pytest.raises(TrustError, match="and c runs no release"):
+        release.age(site.depot, "demo-1.0.0", "", lambda: [new], lambda: [NodeNow("a", "demo-1.1.0", 1), new])
+    with pytest.raises(TrustError, match=r"and a runs demo-1\.1\.0"):
+        release.age(site.depot, "demo-1.0.0", "", lambda: [NodeNow("a", "demo-1.1.0", 1), new], lambda: runs)
+    with pytest.raises(TrustError, match="and c runs no release"):  # it does not answer, so nobody knows that it is new
+        release.age(site.depot, "demo-1.0.0", "", lambda: [NodeNow("c", reached=False)], lambda: runs)
+
+
 def test_an_older_bundle_that_was_changed_is_not_the_one_in_the_depot(site: Site) -> None:
     listed = site.old.path / "metadata/targets.json"
     listed.write_bytes(listed.read_bytes().replace(b"1.0.0", b"1.0.1", 1))

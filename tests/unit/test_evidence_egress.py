@@ -138,3 +138,21 @@ def test_what_a_node_says_instead_of_evidence_is_told_in_a_sentence(
     found = collect(node, directory, monkeypatch, said)
     assert not found.good
     assert words in found.problems[0]
+
+
+def test_another_machine_of_the_same_name_is_refused_until_an_operator_retires_the_first(
+    node: Node, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.prove(5)
+    assert collect(node, directory, monkeypatch).good
+    other = Node(tmp_path / "other")
+    other.prove(2)
+    refused = collect(other, directory, monkeypatch)
+    assert not refused.good and "`appliance retire gpu-1`" in refused.problems[0]
+    assert (directory / "egress/gpu-1.pub").read_text().strip() == node.key  # nothing is taken over by itself
+    assert egress.retire(directory, "gpu-1", datetime.now(UTC))
+    unpinned = collect(other, directory, monkeypatch)
+    assert "no key of this node is pinned" in unpinned.problems[0]
+    (directory / "egress/gpu-1.pub").write_text(other.key + "\n")  # what the next install does
+    assert collect(other, directory, monkeypatch).good
+    assert len(list((directory / "egress").glob("gpu-1.*.until-*"))) == 2

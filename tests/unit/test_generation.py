@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import durable
+from engine.daytwo import states as remote
 from engine.errors import ApplianceError, InputError, ResourceError
-from engine.generation import checks, cli, tree, units
+from engine.generation import checks, cli, states, tree, units
 from engine.generation.store import Store
 from engine.generation.switch import switch
 
@@ -114,7 +118,7 @@ def test_keeping_the_same_again_writes_nothing(store: Store) -> None:
 def test_the_list_says_which_files_differ_from_the_current_state(store: Store) -> None:
     upgrade(store)
     store.keep("in-2", {})
-    before, now = cli.listed(store)["generations"]
+    before, now = states.listed(store)["generations"]
     assert now["differs"] == []
     assert {"/opt/appliance/current", "/etc/systemd/system/opt-appliance-runtimes-old.mount"} <= set(before["differs"])
 
@@ -212,7 +216,8 @@ def test_pruning_keeps_the_newest_and_the_current(store: Store) -> None:
         write(store.root, "etc/appliance/nginx/nginx.conf", f"listen {n};\n")
         store.keep(f"in-{n}", {})
     store.end(1)
-    assert store.prune(2) == (2, 3)
+    assert store.surplus(2) == (2, 3)
+    store.forget(store.surplus(2))
     assert store.numbers() == (1, 4, 5)
 
 
@@ -314,3 +319,112 @@ def test_what_should_run_and_does_not() -> None:
         ]
     )  # fmt: skip
     assert units.idle(text) == ("down.service", "broken.service", "undone.service", "stays.service", "never.service")
+
+
+# -- dropping states for the sake of the disk ---------------------------------------------------------
+def content(root: Path, release: str, name: str, size: int) -> Path:
+    """A file of a release as a fetch leaves it: one file of content, linked where the release shows it."""
+    blob = root / "var/lib/appliance/blobs" / hashlib.sha256(name.encode()).hexdigest()
+    if not blob.exists():
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"x" * size)
+    view = root / f"var/lib/appliance/views/{release}/content/{name}"
+    view.parent.mkdir(parents=True, exist_ok=True)
+    view.hardlink_to(blob)
+    return blob
+
+
+@pytest.fixture
+def changed(store: Store) -> Store:
+    """A node that went from model A to model B: d-1 shows A and what both share, d-2 shows B and the same."""
+    content(store.root, "d-1", "models/a", 1000)
+    content(store.root, "d-1", "debs/both", 10)
+    write(store.root, "opt/appliance/releases/d-1/vllm/lib/torch.so", "t" * 500)
+    (store.root / "opt/appliance/releases/d-1/vllm/lib/again.so").hardlink_to(
+        store.root / "opt/appliance/releases/d-1/vllm/lib/torch.so"
+    )
+    upgrade(store)
+    content(store.root, "d-2", "models/b", 2000)
+    content(store.root, "d-2", "debs/both", 10)
+    store.keep("in-2", {})
+    return store
+
+
+def everything(root: Path) -> set[str]:
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.name != ".lock"}
+
+
+def free(root: Path) -> int:
+    """Bytes of all files, each counted once."""
+    files = {(s.st_dev, s.st_ino): s.st_size for p in root.rglob("*") if p.is_file() for s in [p.lstat()]}
+    return sum(files.values())
+
+
+def test_dropping_the_older_state_frees_its_model_and_keeps_what_both_need(changed: Store) -> None:
+    root, before = changed.root, everything(changed.root)
+    told = remote.answer({"keep": 1, "check": True}, root)
+    assert everything(root) == before  # a dry run
+    records = sum(p.stat().st_size for p in (root / "opt/appliance/generations/1").rglob("*") if p.is_file())
+    size = free(root)
+    done = remote.answer({"keep": 1}, root)
+    assert done == told and done["generations"] == [1] and done["kept"] == [{"number": 2, "release": "d-2"}]
+    assert {Path(p).name for p in done["removed"]} == {"d-1"} and len(done["removed"]) == 2
+    assert done["freed_bytes"] == 1000 + 500 + len("d-1") == size - free(root) - records
+    assert sorted(p.stat().st_size for p in (root / "var/lib/appliance/blobs").iterdir()) == [10, 2000]
+    assert (root / "var/lib/appliance/views/d-2/content/debs/both").read_bytes() == b"x" * 10
+    assert cli.state(changed, Record(LOADED))["generation"] == 2  # type: ignore[arg-type]
+    assert remote.answer({"keep": 1}, root)["removed"] == []  # a second time there is nothing
+
+
+def test_after_a_rollback_the_state_that_runs_is_the_one_that_is_kept(changed: Store) -> None:
+    switch(changed, changed.load(1), Record(LOADED), lambda *_: False)  # type: ignore[arg-type]
+    done = remote.answer({"keep": 1}, changed.root)
+    assert (done["generations"], done["kept"]) == ([2], [{"number": 1, "release": "d-1"}])
+    assert (changed.root / "var/lib/appliance/views/d-1/content/models/a").is_file()
+    assert not (changed.root / "var/lib/appliance/views/d-2").exists()
+
+
+@pytest.mark.parametrize(("keep", "gone"), [(1, (1, 2, 3)), (2, (1, 2)), (3, (1,)), (4, ()), (9, ())])
+def test_exactly_as_many_states_stay_as_were_asked_for(store: Store, keep: int, gone: tuple[int, ...]) -> None:
+    for n in range(2, 5):
+        write(store.root, "etc/appliance/nginx/nginx.conf", f"listen {n};\n")
+        store.keep(f"in-{n}", {})
+    assert states.beyond(store, keep) == gone
+
+
+def test_no_state_is_dropped_while_a_switch_has_not_ended_or_none_proved_itself(store: Store, tmp_path: Path) -> None:
+    store.begin(1)
+    with pytest.raises(ResourceError, match="has begun and not ended"):
+        remote.answer({"keep": 1}, store.root)
+    with pytest.raises(InputError, match="0 states cannot be kept"):
+        states.beyond(store, 0)
+    empty = tmp_path / "new"
+    empty.mkdir()
+    nothing = {"generations": [], "removed": [], "freed_bytes": 0, "kept": []}
+    assert remote.answer({"keep": 1}, empty) == nothing and not list(empty.iterdir())
+    with store.exclusive(), pytest.raises(ResourceError, match="already"):
+        remote.answer({"keep": 1}, store.root)
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_a_killed_drop_is_completed_by_the_next(changed: Store, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Records, then content, then the views that show it: killed before the content, before the first directory and before the second."""
+    steps = iter(range(1, 99))
+    real_unlink, real_rmtree = Path.unlink, shutil.rmtree
+
+    def dying(real: Any) -> Any:
+        def step(path: Path, *more: Any, **named: Any) -> None:
+            if "generations" not in str(path) and next(steps) == at:
+                raise KeyboardInterrupt
+            real(path, *more, **named)
+
+        return step
+
+    monkeypatch.setattr(Path, "unlink", dying(real_unlink))
+    monkeypatch.setattr(shutil, "rmtree", dying(real_rmtree))
+    with pytest.raises(KeyboardInterrupt):
+        remote.answer({"keep": 1}, changed.root)
+    monkeypatch.undo()
+    remote.answer({"keep": 1}, changed.root)
+    assert sorted(p.stat().st_size for p in (changed.root / "var/lib/appliance/blobs").iterdir()) == [10, 2000]
+    assert [p.name for p in (changed.root / "opt/appliance/releases").iterdir()] == ["d-2"]

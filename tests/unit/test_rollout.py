@@ -15,7 +15,7 @@ from installer.site.events import Tracker
 from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
 from installer.site.rollback import Restored
-from installer.site.rollout import Means, Rollout, roll
+from installer.site.rollout import Means, Rollout, absences, batches, order, roll
 from installer.site.settings import Site
 from installer.site.unchanged import NodeNow
 
@@ -162,3 +162,70 @@ def test_a_damaged_record_stops_the_run(tmp_path: Path) -> None:
     (tmp_path / "out-of-service.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         Ledger(tmp_path)
+
+
+# -- nodes that join, and nodes that are gone -----------------------------------------------------------
+def site_of(runs: Path, *, batch: Any = 1, **releases: str) -> tuple[Inventory, dict[str, NodeNow]]:
+    """A site whose gateways are called edge-N, so that they come first by name; a node without a release is new."""
+    hosts = tuple(
+        Host(n.replace("_", "-"), f"192.0.2.{i}", ("gateway",) if n.startswith("edge") else ("gpu",))
+        for i, n in enumerate(sorted(releases), 1)
+    )
+    site = Site.model_validate(
+        {
+            "control": {"address": "192.0.2.200"}, "management_sources": ["192.0.2.200"], "rolling": {"batch": batch, "per_service": 9},
+            "services": [{"name": "chat", "model": "m", "served_name": "m"}],
+        }
+    )  # fmt: skip
+    now = {
+        h.name: NodeNow(h.name, r, 1 if r else 0)
+        for h in hosts
+        if (r := releases[h.name.replace("-", "_")]) is not None
+    }
+    return Inventory(Path("site"), hosts, site), now
+
+
+@pytest.mark.parametrize("batch", [1, "100%", [1, "100%"]])
+def test_a_node_that_joins_is_ready_before_a_gateway_is_told_of_it(tmp_path: Path, batch: Any) -> None:
+    inventory, now = site_of(tmp_path, batch=batch, edge_1=OLD, gpu_1=OLD, gpu_2=OLD, gpu_3="")
+    ordered = order(inventory, list(now), now)
+    assert ordered == ["gpu-3", "gpu-1", "gpu-2", "edge-1"]
+    made = batches(inventory, ordered, {}, now)
+    assert made[0] == ["gpu-3"] and [n for b in made for n in b] == ordered
+
+
+def test_a_first_install_needs_no_batch_of_its_own_for_nodes_that_join(tmp_path: Path) -> None:
+    inventory, now = site_of(tmp_path, batch="100%", edge_1="", gpu_1="", gpu_2="")
+    assert batches(inventory, order(inventory, list(now), now), {}, now) == [["gpu-1", "gpu-2", "edge-1"]]
+
+
+def test_a_gateway_that_is_out_of_service_is_not_waited_for_by_those_that_would_have_to_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    inventory, now = site_of(tmp_path, edge_1=OLD, gpu_1=OLD, gpu_2="")
+    assert order(inventory, list(now), now, {"edge-1"}) == ["gpu-2", "edge-1", "gpu-1"]
+
+
+def test_a_node_that_joins_and_fails_leaves_the_gateways_as_they_are(tmp_path: Path) -> None:
+    inventory, now = site_of(tmp_path, edge_1=OLD, gpu_1=OLD, gpu_2="")
+    tracker, seen = Tracker(list(now)), list[tuple[str, tuple[str, ...]]]()
+
+    def play(name: str, nodes: Collection[str]) -> None:
+        seen.append((name, tuple(nodes)))
+        if name == "converge.yml" and "gpu-2" in nodes:
+            failed = {"host": "gpu-2", "task": "t", "res": {"msg": "broken"}}
+            tracker.handle({"event": "runner_on_failed", "event_data": failed})
+
+    means = Means(play, lambda host, _: pytest.fail(host.name), tracker, Ledger(tmp_path), Silent())
+    made = roll(inventory, inventory.nodes, now, OLD, means)
+    assert [nodes for name, nodes in seen if name == "converge.yml"] == [("gpu-2",)]
+    assert made.left_alone == ["gpu-1", "edge-1"] and made.restored == {}
+
+
+def test_a_node_that_left_the_inventory_counts_against_nobody(tmp_path: Path) -> None:
+    Ledger(tmp_path).take_out({"gone-9": ["chat"], "n1": ["chat"]}, "lost power")
+    world = World(tmp_path, n=3, rolling={"per_service": 1})
+    made = world.run()
+    assert made.done == ["n1", "n2", "n3"] and not made.stopped
+    assert set(absences(world.inventory, Ledger(tmp_path))) == set()
+    assert set(world.ledger.out) == {"gone-9"}  # another site may share the record

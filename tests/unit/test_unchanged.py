@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from engine.talk import Talk
 from installer.site.inventory import Host, Inventory
-from installer.site.nodes import Reply
+from installer.site.nodes import ENGINE, Reply
+from installer.site.nodes import understand as heard
 from installer.site.settings import Site
 from installer.site.unchanged import NodeNow, inputs, understand
 
@@ -67,3 +69,19 @@ def test_only_a_whole_and_fitting_answer_lets_a_node_be(told: dict[str, Any] | N
 
 def test_a_node_that_was_never_installed_needs_everything() -> None:
     assert not NodeNow("a").needs_nothing("", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "new"),
+    [
+        (127, f"bash: line 1: {ENGINE}: No such file or directory\n", True),
+        (127, f"sh: 1: {ENGINE}: not found\n", True),
+        (1, f"sudo: {ENGINE}: command not found\n", True),
+        (1, "ModuleNotFoundError: No module named 'cryptography'\n", False),
+        (126, f"bash: line 1: {ENGINE}: Permission denied\n", False),
+        (255, "ssh: connect to host 192.0.2.1 port 22: No route to host\n", False),
+    ],
+)
+def test_only_a_node_without_an_engine_is_new(code: int, stderr: str, new: bool) -> None:
+    """What is broken, or does not answer, may have seen a newer release."""
+    assert understand("a", heard(Talk(code, (), stderr, ""))).new is new

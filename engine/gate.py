@@ -23,6 +23,7 @@ from typing import Any
 from engine import durable, nvml, strictjson
 from engine.errors import ApplianceError, InputError
 from engine.probe import PROMPT, Target, complete
+from engine.serving import services
 
 PROMPTS = (
     PROMPT,
@@ -30,15 +31,19 @@ PROMPTS = (
 )
 ALTERNATIVES = 5  # tokens whose likelihood the API gives beside the chosen one; vLLM allows 20
 ROUNDS = 3  # the best counts: a busy moment must not fail an upgrade
+COMPILER = Path("usr/bin/g++")  # that PyTorch makes functions for a processor with
 XID = re.compile(r"NVRM: Xid \(([^)]*)\): (\d+)")
 
 
 @dataclass(frozen=True)
 class Said:
-    """One greedy answer: its tokens, and for each the natural logarithm of the likelihood of the likeliest few."""
+    """One greedy answer: its tokens, and for each the natural logarithm of the likelihood of the likeliest few.
+
+    Without ``alternatives`` the answer was not asked for its likelihoods, and its text is the one token.
+    """
 
     tokens: tuple[str, ...]
-    alternatives: tuple[Mapping[str, float], ...]
+    alternatives: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,31 @@ class Measurement:
     health: Health
 
 
-def measure(target: Target, model: str, *, requests: int, tokens: int, timeout_s: float) -> Measurement:
+def measure(
+    target: Target, model: str, *, requests: int, tokens: int, timeout_s: float, plain: bool = False
+) -> Measurement:
     """Ask the model and the GPUs.
 
     Args:
         requests: how many at once.
         tokens: length of each answer.
+        plain: do not ask for likelihoods.
 
     Raises:
         ApplianceError: the model does not answer in time, or not as the API promises.
     """
-    said = tuple(_said(complete(target, _body(model, prompt, tokens), timeout_s), target) for prompt in PROMPTS)
+    more = {"logprobs": None} if plain else {}
+    answers = (complete(target, _body(model, prompt, tokens) | more, timeout_s) for prompt in PROMPTS)
+    said = tuple(_text(a, target) if plain else _said(a, target) for a in answers)
     throughput = max(_throughput(target, model, requests, tokens, timeout_s) for _ in range(ROUNDS))
     return Measurement(model, said, round(throughput, 2), health())
+
+
+def can_end_it(service: str, root: Path = Path("/")) -> bool:
+    """Whether a question for likelihoods could end the engine of a service: it was started, by a release from before that was known, so that
+    it compiles a function for them when they are first asked for, on a node that has no compiler (decision 0055)."""
+    compiles = any(s.service == service and s.compiles for s in services(root))
+    return compiles and not (root / COMPILER).exists()
 
 
 def compare(before: Measurement, after: Measurement, *, share: float, max_gap: float) -> list[str]:
@@ -144,7 +161,25 @@ def _xids() -> tuple[str, ...]:
     return tuple(line.strip()[:200] for line in lines.splitlines() if XID.search(line))
 
 
+def _in_tokens(text: str, after: Said) -> Said:
+    """A text in the tokens of a later answer, up to where they part: there in the token that was likely, too, or else in one piece."""
+    found, at = [], 0
+    for place, token in enumerate(after.tokens):
+        if at >= len(text):
+            break
+        if text.startswith(token, at):
+            found.append(token)
+            at += len(token)
+            continue
+        likely = after.alternatives[place] if place < len(after.alternatives) else {}
+        fitting = [t for t in likely if t and text.startswith(t, at)]
+        return Said((*found, max(fitting, key=len, default=text[at:])))
+    return Said((*found, *([text[at:]] if text[at:] else [])))
+
+
 def _parted(number: int, before: Said, after: Said, max_gap: float) -> str:
+    if not before.alternatives:
+        before = _in_tokens("".join(before.tokens), after)
     for place, (old, new) in enumerate(zip(before.tokens, after.tokens, strict=False)):
         if old == new:
             continue
@@ -202,6 +237,16 @@ def _said(answer: Mapping[str, Any], target: Target) -> Said:
     return Said(tokens, likely)
 
 
+def _text(answer: Mapping[str, Any], target: Target) -> Said:
+    try:
+        text = str(answer["choices"][0]["text"])
+    except (LookupError, TypeError) as error:
+        raise ApplianceError(
+            "the model's answer has no text", where=str(target), remedy="Look at the unit's journal."
+        ) from error
+    return Said((text,))
+
+
 def _count(answer: Mapping[str, Any], target: Target) -> int:
     try:
         return int(answer["usage"]["completion_tokens"])
@@ -242,7 +287,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one answer")
     asked = parser.parse_args(argv)
     before = _read(asked.file) if asked.verb == "check" else None
-    now = measure(asked.socket, asked.model, requests=asked.requests, tokens=asked.tokens, timeout_s=asked.timeout)
+    plain = before is None and can_end_it(asked.socket.parent.name)  # the directory is named after the service
+    now = measure(
+        asked.socket,
+        asked.model,
+        requests=asked.requests,
+        tokens=asked.tokens,
+        timeout_s=asked.timeout,
+        plain=plain,
+    )
     if before is None:
         durable.write(asked.file, json.dumps(asdict(now)), mode=0o600)
         sys.stdout.write(json.dumps({"throughput": now.throughput}) + "\n")

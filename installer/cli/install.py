@@ -224,7 +224,8 @@ def install(
     same = (
         "-i", inventory, *given("--depot", depot, DEFAULT_DEPOT), *given("--root", root), *given("--ca", ca, DEFAULT_CA),
         *given("--runs", runs, DEFAULT_RUNS), *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *given("--release", release),
-        *given("--limit", limit), *((bundle,) if bundle else ()),
+        *given("--limit", limit), *given("--allow-downgrade", allow_downgrade), *(w for a in approval or () for w in ("--approval", a)),
+        *((bundle,) if bundle else ()),
     )  # fmt: skip
     screen.next(*following(outcome, site, same, ca, inventory))
 

@@ -127,12 +127,11 @@ def check(
 
     Example: appliance site check -i ./site
     """
-    from rich.table import Table
-
+    from installer.cli.tables import Table
     from installer.site.inventory import load
 
     found = load(inventory)
-    table = Table("host", "address", "groups", box=None)
+    table = Table("host", "address", "groups")
     for host in found.hosts:
         table.add_row(host.name, host.address, ", ".join(host.groups))
     screen = screen_of(ctx)

@@ -22,7 +22,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "log probabilities of the prompt": {"prompt_logprobs": 1},
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": "none"},
     "a tool by name": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-    "a long prompt": {"messages": [{"role": "user", "content": "word " * 180}]},
+    "a long prompt": {"messages": [{"role": "user", "content": "word " * 80}]},
     "a prompt that is too long": {"messages": [{"role": "user", "content": "word " * 4000}]},
 }  # fmt: skip
 REFUSED = {"a prompt that is too long", "a tool by name"}  # the second wants a tool-call-parser in args of the service

@@ -1,4 +1,4 @@
-"""What changes a node that serves, with the real engine: another setting, a setting that cannot work, an upgrade, and back."""
+"""What moves on a node that serves, with the real engine, is told, predicted and repaired. Changes that are meant are in test_readme.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from installer.lab.lab import Lab, down, up
 from tests.demo import Demo, ask, install_argv, site_environment
-from tests.e2e.onenode import changed, following, lengths, on_node, start_times, status_argv
+from tests.e2e.onenode import changed, lengths, on_node, start_times, status_argv
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
@@ -63,46 +63,3 @@ def test_a_missed_restart_is_told_and_made_up_for(demo: Demo, lab: Lab) -> None:
     demo.appliance(*install_argv(demo, site), demo.bundle)
     assert lengths(demo, lab) == [512]
     assert start_times(lab) != units
-
-
-def test_a_service_that_cannot_start_says_why_and_the_next_install_needs_no_help(demo: Demo, lab: Lab) -> None:
-    site = demo.work / "changed"
-    variables = site / "group_vars/all/site.yml"
-    good = variables.read_text()
-    variables.write_text(good.replace("max-model-len: 512", "max-model-len: 16384"))
-    told = demo.appliance(*install_argv(demo, site), demo.bundle, ok=(5,), json_output=True)["failures"]
-    assert [f["node"] for f in told] == ["node-1"]
-    assert "max_model_len (16384) is greater than the derived max_model_len" in told[0]["reason"]
-    assert "Lower max-model-len" in told[0]["reason"]
-    variables.write_text(good)
-    made = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
-    assert made["good"], made["failures"]
-    assert lengths(demo, lab) == [512]
-
-
-def running(lab: Lab) -> str:
-    return on_node(lab, "basename $(readlink /opt/appliance/current)").strip()
-
-
-def test_an_upgrade_is_planned_and_done_and_a_node_returns_and_goes_again(demo: Demo, lab: Lab) -> None:
-    """The dry run and the plan see a release that the node has not; back and forth, apt always has the lists of the release."""
-    upgrade, site, control = following(demo), demo.work / "changed", demo.work / "control"
-    install = [*install_argv(demo, site), "--full"]
-    seen = demo.appliance(*install, "--check", upgrade, json_output=True)
-    assert seen["good"], seen["failures"]
-    demo.appliance("import", "--depot", control / "depot", upgrade)
-    places = [w for n in ("depot", "ca", "runs") for w in (f"--{n}", control / n)]
-    places += ["--site-keys", control / "site"]
-    plan = demo.appliance("plan", "-i", site, *places, "--release", "demo-1.1.0", json_output=True)
-    made = demo.appliance(
-        *install_argv(demo, site), "--plan", plan["digest"], "--release", "demo-1.1.0", json_output=True
-    )
-    assert made["good"], made["failures"]
-    assert running(lab) == "demo-1.1.0" and ask(demo, lab)
-    back = [w for n in ("ca", "runs") for w in (f"--{n}", control / n)]
-    demo.appliance("rollback", "-i", site, *back, "--site-keys", control / "site")
-    assert running(lab) == "demo-1.0.0" and ask(demo, lab)
-    for release, words in (("demo-1.0.0", ["--allow-downgrade", "the upgrade was taken back"]), ("demo-1.1.0", [])):
-        made = demo.appliance(*install, *words, "--release", release, json_output=True)
-        assert made["good"], made["failures"]
-        assert running(lab) == release and ask(demo, lab)

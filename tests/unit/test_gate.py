@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from engine.gate import Health, Measurement, Said, compare, worse
+from engine.gate import Health, Measurement, Said, can_end_it, compare, worse
 
 BEFORE = Measurement(
     "m",
@@ -43,6 +44,44 @@ def test_a_shorter_answer_does_not_pass() -> None:
         "has 2 tokens, 3 before"
         in compare(BEFORE, replace(BEFORE, said=said("one", " two")), share=0.8, max_gap=0.5)[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("one two three", ""),
+        ("one two", ""),  # said more than before
+        ("one deux trois", "token 2 is ' two' and was ' deux', which is now 2.80 nats less likely"),
+        ("one zwei drei", "token 2 is ' two' and was ' zwei drei', which is not among"),
+        ("one two three four", "has 3 tokens, 4 before"),
+    ],
+)
+def test_a_text_without_likelihoods_is_compared_in_the_tokens_that_came(text: str, word: str) -> None:
+    """What a service said that could not be asked for more."""
+    before = replace(BEFORE, said=(Said((text,)),))
+    after = replace(BEFORE, said=said("one", " two", " three", likely={" two": -0.2, " deux": -3.0, " d": -3.1}))
+    found = compare(before, after, share=0.8, max_gap=0.5)
+    assert word in found[0] if word else found == []
+    assert compare(before, after, share=0.8, max_gap=3.0) == [] or "deux" not in text
+
+
+@pytest.mark.parametrize(
+    ("disabled", "compiler", "ends"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_who_cannot_compile_is_not_asked_for_likelihoods(
+    tmp_path: Path, disabled: bool, compiler: bool, ends: bool
+) -> None:
+    unit = tmp_path / "etc/systemd/system/appliance-vllm@chat.service.d/instance.conf"
+    for path, text in (
+        (tmp_path / "etc/appliance/vllm/chat.yaml", "model: x\n"),
+        (unit, "[Service]\n" + ("Environment=TORCHDYNAMO_DISABLE=1\n" if disabled else "")),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    if compiler:
+        (tmp_path / "usr/bin").mkdir(parents=True)
+        (tmp_path / "usr/bin/g++").touch()
+    assert can_end_it("chat", tmp_path) is ends
 
 
 @pytest.mark.parametrize(("throughput", "passes"), [(100.0, True), (80.0, True), (79.9, False), (500.0, True)])

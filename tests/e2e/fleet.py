@@ -189,9 +189,10 @@ class Fleet:
         )
         return set(found.splitlines())
 
-    def units(self, name: str) -> str:
-        """When each of our units started, and how often it was restarted."""
-        return self.on(name, "systemctl show -p Id,ActiveEnterTimestampMonotonic,NRestarts,MainPID 'appliance-*'")
+    def units(self, name: str, which: str = "appliance-*") -> str:
+        """When each of our units started, and how often it was restarted; ``which`` are patterns of their names."""
+        shown = "Id,ActiveEnterTimestampMonotonic,NRestarts,MainPID"
+        return self.on(name, f"systemctl show -p {shown} {' '.join(map(shlex.quote, which.split()))}")
 
 
 @dataclass

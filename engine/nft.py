@@ -58,7 +58,7 @@ def only_ours(text: str, where: str = "rules") -> None:
             statement.append(word)
         depth += {"{": 1, "}": -1}.get(word, 0)
         if depth < 0:
-            raise InputError("the rules close a brace that was never opened", where=where, remedy="Mend the rule file.")
+            raise InputError("the rules close a brace that was never opened", where=where, remedy="Fix the rule file.")
 
 
 def _permitted(words: list[str], *, opens: bool, where: str) -> None:

@@ -71,7 +71,7 @@ def explained(error: Exception, path: Path | None = None, doing: str = "") -> Ap
         )
     if not isinstance(error, OSError):
         return None
-    named = error.filename2 if error.errno == errno.EEXIST and error.filename2 else error.filename
+    named = error.filename2 if error.filename2 and _from_temporary(error) else error.filename
     where = os.fsdecode(named) if isinstance(named, str | bytes) and named else str(path or "")
     if path and Path(where).name.startswith(f".{path.name}."):  # a temporary name, gone by now
         where = str(path)
@@ -85,3 +85,11 @@ def explained(error: Exception, path: Path | None = None, doing: str = "") -> Ap
     if number in PATH and where:
         return InputError(what, where=where, remedy=PATH[number])
     return None
+
+
+def _from_temporary(error: OSError) -> bool:
+    """Whether the place that a person knows is where a rename would have gone to: something is there, or the other name is temporary."""
+    if error.errno == errno.EEXIST:
+        return True
+    source, target = (Path(os.fsdecode(n)).name for n in (error.filename, error.filename2))
+    return source.startswith(f".{target}.")

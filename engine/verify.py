@@ -58,6 +58,8 @@ def open_bundle(bundle: Path, pinned_root: bytes, memory: Memory | None = None, 
         InputError: not a bundle directory.
         TrustError: the metadata was refused.
     """
+    if not bundle.exists():
+        raise InputError("there is no such bundle", where=str(bundle), remedy="Correct the path.")
     if not (bundle / "metadata").is_dir() or (bundle / "metadata").is_symlink():
         raise InputError(
             "not a bundle: there is no metadata directory",

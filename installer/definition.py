@@ -326,7 +326,7 @@ class Definition(_Strict):
         for kind in ("wheels", "images", "models", "files"):
             twice = sorted(n for n, times in Counter(item.name for item in getattr(self, kind)).items() if times > 1)
             if twice:
-                raise ValueError(f"{kind}: the name {twice[0]!r} stands twice")
+                raise ValueError(f"{kind}: duplicate name {twice[0]!r}")
         shared = [
             f for f, times in Counter(os.path.normpath(w.pins) for w in self.wheels if w.pins).items() if times > 1
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +72,11 @@ def _read(path: Path, *, values: bool) -> Document:
         text = raw.splitlines()[line - 1 : line] or [b""]
         indent = text[0][: len(text[0]) - len(text[0].lstrip())]
         problem = "a tab begins the line; YAML takes spaces alone" if b"\t" in indent else error.problem
-        raise InputError(f"{NOT_YAML}: {problem}", where=f"{path}:{line}", remedy="Mend the syntax there.") from error
+        raise InputError(f"{NOT_YAML}: {problem}", where=f"{path}:{line}", remedy="Fix the syntax there.") from error
     except RecursionError as error:
         raise InputError("nested too deeply", where=str(path), remedy="Flatten it.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise InputError(f"{NOT_YAML}: {error}", where=str(path), remedy="Mend the syntax.") from error
+        raise InputError(f"{NOT_YAML}: {error}", where=str(path), remedy="Fix the syntax.") from error
     return Document(path, data, lines)
 
 
@@ -118,11 +118,11 @@ def _index(path: Path, node: yaml.Node | None, key: Key, lines: dict[Key, int], 
         for name, value in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 raise InputError(
-                    "a key must be text", where=f"{path}:{name.start_mark.line + 1}", remedy="Mend the key there."
+                    "a key must be text", where=f"{path}:{name.start_mark.line + 1}", remedy="Write the key as text."
                 )
             if name.value in names:
                 raise InputError(
-                    f"the key {name.value!r} stands twice",
+                    f"duplicate key {name.value!r}",
                     where=f"{path}:{name.start_mark.line + 1}",
                     remedy="Remove one of them.",
                 )
@@ -187,7 +187,10 @@ def parse(document: Document, model: type[Model], *, schema: str) -> Model:
         return model.model_validate(document.data if document.data is not None else {})
     except ValidationError as error:
         faults = []
-        for fault in error.errors(include_url=False):
+        found = error.errors(include_url=False)
+        for fault in found:
+            if fault["type"] == "too_short" and any(_below(f["loc"], fault["loc"]) for f in found):
+                continue  # its entries are there and wrong, each told by itself; pydantic counts the good ones
             # Union members and validators add pseudo keys (capitalised or bracketed); only real keys are kept.
             key = tuple(
                 k for k in fault["loc"] if isinstance(k, int) or document_has(document, k) or fault["type"] == "missing"
@@ -199,6 +202,11 @@ def parse(document: Document, model: type[Model], *, schema: str) -> Model:
             faults.append(f"{document.path}:{document.line(key)}: {dotted}: {message}")
         remedy = f"`appliance schema {schema}` prints what is allowed." if schema else "Correct it there."
         raise InputError("\n".join(faults), remedy=remedy) from error
+
+
+def _below(inner: Sequence[int | str], outer: Sequence[int | str]) -> bool:
+    """Whether a place of a document is an entry of another, or below one."""
+    return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
 
 
 def nearest(model: type[BaseModel], key: Key) -> str:

@@ -197,6 +197,10 @@ def split(
         )
     if bool(volume_size) == bool(media):
         raise InputError("the media are not said", remedy="Give --size or --media (one of the two).")
+    if absent := [m for m in media or () if not m.is_dir()]:  # made here, it would be on this machine's own disk
+        raise InputError(
+            "there is no such directory", where=str(absent[0]), remedy="Mount the medium there, or correct --media."
+        )
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(bundle, pinned)
@@ -205,13 +209,14 @@ def split(
         bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
     )
     numbers = only or range(1, len(planned.volumes) + 1)
+    made: list[Path] = []
     if not dry_run:
         volumes.require_room(planned, *numbers)
         with screen:
             for number in numbers:
                 volumes.write(bundle, planned, number, datetime.now(UTC), screen)
             if parity:
-                parities.write(planned, trusted, [out] * parity, datetime.now(UTC), screen)
+                made = parities.write(planned, trusted, [out] * parity, datetime.now(UTC), screen)
     rows = [
         {
             "volume": str(planned.media[n - 1]),
@@ -228,8 +233,14 @@ def split(
             "of": len(planned.volumes),
             "written": not dry_run,
             "not_here": planned.not_here,
+            "parity": [str(p) for p in made],
         },
-        "\n".join(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows)
+        "\n".join(
+            [
+                *(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows),
+                *(f"{p}: parity" for p in made),
+            ]
+        )
         + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each"
         + (f"\nThis is a delta: the site must have {planned.not_here} other files" if planned.not_here else ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -72,8 +73,17 @@ def client(
         )
     authority = Authority(directory)
     secret = passphrase(passphrase_file, purpose=f"the certificate authority in {directory}")
+    found = out.exists()
     durable.require_writable(out)  # a certificate on record whose key could not be written would be of no use
-    key, certificate = authority.issue(kind="client", name=name, names=[], passphrase=secret, days=days, now=utc_now())
+    try:
+        key, certificate = authority.issue(
+            kind="client", name=name, names=[], passphrase=secret, days=days, now=utc_now()
+        )
+    except BaseException:
+        if not found:
+            with suppress(OSError):  # another command may have written there meanwhile
+                out.rmdir()
+        raise
     durable.write(out / f"{name}.key", key, mode=0o600)
     durable.write(out / f"{name}.crt", certificate)
     durable.write(out / "ca.crt", authority.certificate_path.read_bytes())

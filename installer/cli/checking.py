@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engine import signers, trust
 from engine import verify as verifying
@@ -26,12 +27,23 @@ def check(
         expect_builder: URI that the provenance must name; empty takes any.
 
     Raises:
+        InputError: there is no such bundle or depot, or it is a parity volume.
         TrustError: the metadata was refused.
     """
     # Read only where there are any: the libraries behind it take as long to import as a small bundle to verify.
     patched = (bundle / LIST).exists()
+    if depot and not depot.is_dir():
+        raise InputError("there is no such depot", where=str(depot), remedy="Correct --depot.")
+    index = None
     with screen:
         if volumes.is_volume(bundle):
+            index = volumes.read_index(bundle)
+            if index.parity:
+                raise InputError(
+                    "a parity volume is not signed, so there is nothing to verify",
+                    where=str(bundle),
+                    remedy="Keep it for `appliance recover`, which compares what it makes with the signed hashes.",
+                )
             trusted = verifying.open_bundle(bundle, pinned)
             outcome = verifying.Verification(
                 trusted, tuple(volumes.check(bundle, _carried(bundle, trusted, patched), screen))
@@ -50,17 +62,18 @@ def check(
 
         if not any(f.path in (contents.PROVENANCE, contents.MANIFEST) for f in outcome.findings):
             contents.require_builder(bundle, trusted, expect_builder)
-    data = {
+    data: dict[str, Any] = {
         "bundle": str(bundle), "builder": expect_builder or None, "release": trusted.release, "good": outcome.good, "version": trusted.version, "expires": trusted.expires,
         "files": len(trusted.targets), "size": trusted.size, "root": where, "findings": [vars(f) for f in outcome.findings],
         "signatures": [{"role": r.name, "needed": r.needed, "signed": list(r.signed), "keys": len(r.signers)} for r in roles],
     }  # fmt: skip
+    if index:
+        data["volume"] = {"number": index.number, "of": len(index.volumes)}
     if outcome.good:
-        screen.result(
-            data,
-            f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed; metadata valid until {trusted.expires[:10]}\n"
-            + signed_by(roles),
-        )
+        whole = f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed"
+        one = f"volume {index.number} of {len(index.volumes)} of {trusted.release}" if index else ""
+        told = f"{one} is good; the other volumes were not looked at" if index else whole
+        screen.result(data, f"{told}; metadata valid until {trusted.expires[:10]}\n" + signed_by(roles))
         return Exit.OK
     lines = [
         f"{f.problem:<8} {printable(f.path, keep='')}\n         {printable(f.detail)}".rstrip()

@@ -60,6 +60,7 @@ def gc(
       appliance depot gc --delete 4f2a9c1e0b7d6a35
     """
     from installer.carry import garbage
+    from installer.cli.nextstep import command, given
     from installer.cli.screen import size
     from installer.depot import Depot
 
@@ -75,7 +76,7 @@ def gc(
         },
         f"Deleted {what}"
         if delete
-        else f"{what} could go. To delete exactly these: appliance depot gc --delete {found.plan}"
+        else f"{what} could go. To delete exactly these: {command('depot', 'gc', '--delete', found.plan, *given('--depot', depot, DEFAULT_DEPOT))}"
         if found.size or found.contents
         else "Nothing to delete",
     )

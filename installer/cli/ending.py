@@ -12,6 +12,14 @@ from engine.errors import ApplianceError, Exit
 from installer.cli import streams
 from installer.cli.screen import Screen
 
+CONTINUES = "The same command continues where it stopped."
+
+
+class StoppedError(ApplianceError):
+    """Somebody ended the command; what --json prints of it."""
+
+    exit_code = Exit.INTERRUPTED
+
 
 def run(screen: Screen, command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its code; every failure ends in one message."""
@@ -31,7 +39,9 @@ def _code(screen: Screen, command: Callable[[], int]) -> int:
     except ApplianceError as error:
         return _failed(screen, error)
     except KeyboardInterrupt:
-        screen.say("Interrupted. The same command continues where it stopped.")
+        if screen.json_output:
+            return _failed(screen, StoppedError("interrupted", remedy=CONTINUES))
+        screen.say(f"Interrupted. {CONTINUES}")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         return Exit.FAILED  # the reader left; nothing more to say

@@ -80,6 +80,8 @@ def _command(args: list[str], screen: Screen) -> int:
         return Exit.USAGE
     except typer.Abort as error:
         raise KeyboardInterrupt from error
+    if code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

@@ -67,9 +67,9 @@ def _went_back(outcome: Outcome) -> Iterator[str]:
 def _end(outcome: Outcome) -> Iterator[str]:
     """How it ended, in a line or two."""
     if outcome.failures and not outcome.log:
-        yield "\nNothing was changed on any node. Mend the cause and run the same command again; `appliance preflight` shows all."
+        yield "\nNothing was changed on any node. Fix the cause and run the same command again; `appliance preflight` shows all."
     elif outcome.failures:
-        yield f"\nlog: {outcome.log}\nMend the cause and run the same command again; what is done stays done."
+        yield f"\nlog: {outcome.log}\nFix the cause and run the same command again; what is done stays done."
     elif outcome.check:
         for name, node in outcome.nodes.items():
             if node.get("nothing_yet"):

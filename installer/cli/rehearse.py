@@ -110,7 +110,7 @@ def demand(screen: Screen, staging: Path, keys: KeyStore, inventory: Path | None
         why = f"the rehearsal failed, so there is no bundle: {reason(done)}"
         screen.result({"bundle": None, "release": done.release, "why": why, "rehearsal": document(done)}, lines(done))
         if not screen.json_output:
-            remedy = "Mend the definition, lock it and build again."
+            remedy = "Fix the definition, lock it and build again."
             screen.error(ApplianceError(why, where=done.release, remedy=remedy))
         raise typer.Exit(Exit.FAILED)
     return done

@@ -54,6 +54,7 @@ def uninstall(
     from rich.text import Text
 
     from engine.errors import Exit, InputError
+    from installer.cli.nextstep import command
     from installer.site import egress
     from installer.site import inventory as inventories
     from installer.site.ledger import Ledger
@@ -85,7 +86,7 @@ def uninstall(
             lines.append(f"{reply.node}: FAILED: {reply.what}. {reply.remedy}")
             if reply.unreachable:
                 lines.append(
-                    f"  If the machine is gone: `appliance retire {reply.node}`, and take it out of the inventory."
+                    f"  If the machine is gone: `{command('retire', reply.node, '-i', inventory)}`, and take it out of the inventory."
                 )
             continue
         word = "would be removed" if check else "removed"

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 
 from engine.download import Item
-from engine.errors import InputError, UpstreamError
+from engine.errors import InputError, TrustError, UpstreamError
 from installer.definition import File
 from installer.kinds import Work, items, place
 from installer.lockfile import Artifact
@@ -35,7 +35,14 @@ def _resolve(work: Work, file: File) -> Artifact:
         url, size = local.as_uri(), local.stat().st_size
     else:
         size = work.downloader().length(url) or _counted(work, url)
-    work.downloader().fetch(Item(file.name, url, file.sha256, size))
+    try:
+        work.downloader().fetch(Item(file.name, url, file.sha256, size))
+    except TrustError as error:  # the hash is the definition's: locking again would change nothing
+        raise TrustError(
+            error.what,
+            where=error.where,
+            remedy=f"If this content is meant, correct sha256 of the file {file.name} in the definition; else look at its source.",
+        ) from error
     return Artifact(
         path=f"files/{file.name}", kind="files", group=file.name, name=file.name, size=size, sha256=file.sha256,
         source=url, licence=file.licence, profiles=file.profiles,

@@ -84,7 +84,7 @@ def make(
     if until <= now:
         raise InputError(
             f"the certificate authority expired on {ca.not_valid_after_utc:%Y-%m-%d}",
-            remedy="See docs/pki.md, 'Replacing the authority'; or mend this machine's clock.",
+            remedy="See docs/pki.md, 'Replacing the authority'; or fix this machine's clock.",
         )
     subject = [
         x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, kind),

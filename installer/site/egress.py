@@ -129,7 +129,7 @@ def judge(
     """Check an export and write down in ``found`` what came of it. Pure, but for ``found``."""
     if export.key != pinned:
         found.problems.append(
-            f"it signs with another key than the one pinned at its install. If another machine took its name, run `appliance retire {found.node}` and install again; if not, find out who made a new key"
+            f"it signs with another key than the one pinned at its install. If another machine took its name, run `appliance retire {found.node} -i SITE` and install again; if not, find out who made a new key"
         )
         return None
     verdict = verify(

@@ -112,7 +112,7 @@ def nodes(inventory: Inventory, wanted: Iterable[str] = ()) -> tuple[Host, ...]:
     asked = set(wanted)
     if unknown := sorted(asked - {h.name for h in all_nodes}):
         raise InputError(
-            f"{unknown[0]} is no node of the inventory", where=str(inventory.path),
+            f"{unknown[0]} is not in the inventory", where=str(inventory.path),
             remedy=f"It has: {', '.join(h.name for h in all_nodes)}.",
         )  # fmt: skip
     if not all_nodes:

@@ -66,7 +66,7 @@ def limited(inventory: Inventory, limit: str) -> list[str]:
     """Names of the nodes that a pattern means, as Ansible understands it; all when it is empty.
 
     Raises:
-        InputError: Ansible does not understand it.
+        InputError: Ansible does not understand it, or it means no node: a change of nothing would look like one that succeeded.
     """
     if not limit:
         return [h.name for h in inventory.nodes]
@@ -79,4 +79,10 @@ def limited(inventory: Inventory, limit: str) -> list[str]:
             remedy="Correct it.",
         ) from error
     named = set(json.loads(said).get("_meta", {}).get("hostvars", {}))
-    return [h.name for h in inventory.nodes if h.name in named]
+    if not (chosen := [h.name for h in inventory.nodes if h.name in named]):
+        raise InputError(
+            f"no node of the inventory matches {limit!r}",
+            where="--limit",
+            remedy=f"It has: {', '.join(h.name for h in inventory.nodes)}.",
+        )
+    return chosen

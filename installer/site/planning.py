@@ -38,7 +38,7 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
         raise NodeError(
             f"{lost[0].node} cannot be asked: {lost[0].drift[0]}",
             where=str(inventory.path),
-            remedy="Mend it, or leave it out with --limit.",
+            remedy="Fix it, or leave it out with --limit.",
         )
     run = dry_run(request, [h.name for h in hosts], report, listener)
     if run.tracker.failures:
@@ -46,7 +46,7 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
         raise ApplianceError(
             f"the dry run fails on {first.node} in “{words_of(first.role)}: {first.task}”: {first.reason}",
             where=run.log,
-            remedy="Mend the cause.",
+            remedy="Fix the cause.",
         )
     nodes = tuple(_node(inventory, now[h.name], run.release, run.tracker.nodes[h.name]) for h in hosts)
     leaving = {n.node: frozenset(n.leaves) for n in nodes}

@@ -109,7 +109,7 @@ def _hosts(inventory: Inventory, limit: tuple[str, ...]) -> list[Host]:
     unknown = sorted(set(limit) - {h.name for h in nodes})
     if unknown:
         raise InputError(
-            f"{unknown[0]} is no node of the inventory", where=str(inventory.path),
+            f"{unknown[0]} is not in the inventory", where=str(inventory.path),
             remedy=f"It has: {', '.join(h.name for h in nodes)}.",
         )  # fmt: skip
     if not nodes:

@@ -106,7 +106,7 @@ def make(bundle: Path, out: Path, keys: KeyStore, passphrase: str) -> Kit:
     """Write the kit into ``out``, with the verifier that is in ``bundle``.
 
     Raises:
-        InputError: ``out`` exists, or the root has keys that pure Python cannot check.
+        InputError: ``out`` exists, the root has keys that pure Python cannot check, or the passphrase is not that of the signing keys.
         TrustError: the bundle is not signed by these keys, or its verifier is not as signed.
     """
     if out.exists():
@@ -119,8 +119,8 @@ def make(bundle: Path, out: Path, keys: KeyStore, passphrase: str) -> Kit:
             where=str(keys.root_path),
             remedy="Install the verifier with cryptography from the distribution instead; see docs/trust.md.",
         )
+    wheels = _wheels(bundle, keys.root_bytes())  # first: nothing is made for a bundle that cannot give a kit
     key = _key(keys, passphrase)
-    wheels = _wheels(bundle, keys.root_bytes())
     line = f'{IDENTITY} namespaces="{NAMESPACE}" {_openssh(key)}'
     staging = out.with_name(f".{out.name}.making")
     shutil.rmtree(staging, ignore_errors=True)
@@ -163,9 +163,14 @@ def _write(staging: Path, files: dict[str, bytes], key: Ed25519PrivateKey) -> No
 
 
 def _key(keys: KeyStore, passphrase: str) -> Ed25519PrivateKey:
-    """The kit's key, made at the first kit."""
+    """The kit's key, made at the first kit with the passphrase that the builder's keys have."""
     pem = keys.directory / f"{KEY}.pem"
     if not pem.exists():
+        roles = keys.root().roles
+        here = [f for i, f in keys.files().items() if i in (*roles["snapshot"].keyids, *roles["timestamp"].keyids)]
+        for file in here:
+            if file.pem.exists() and not file.uri.exists():
+                file.open(passphrase, lambda what: "")  # a mistyped passphrase must not become that of a new key
         signer.new_file(keys.directory, KEY, passphrase)
     file = signer.read_public(keys.directory / f"{KEY}.pub.json")
     file.open(passphrase, lambda what: "")  # the sentences about wrong passphrases and damaged files are there

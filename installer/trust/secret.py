@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -80,6 +81,8 @@ def _read(file: Path) -> str:
             where=str(file),
             remedy="Name a file with one line.",
         )
+    if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):  # whose mode is not to be changed, as is advised below
+        raise InputError("a device is not a passphrase file", where=str(file), remedy="Name a file with one line.")
     if info.st_mode & 0o077:
         raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
     return text

@@ -62,8 +62,8 @@ def test_a_good_definition_is_read(tmp_path: Path) -> None:
         ("version: 1.0.0", "version: 1.0", "d.yml:3: version: must be text; put it in quotes"),
         ("os: debian-12", "os: plan9", "d.yml:5: target.os: must be "),
         ('python: "3.11"', 'python: "2.7"', "d.yml:6: target.python: must match "),
-        ("name: big", "name: tiny", "d.yml:1: document: models: the name 'tiny' stands twice"),
-        ("name: demo", "name: demo\nname: demo", "d.yml:3: the key 'name' stands twice"),
+        ("name: big", "name: tiny", "d.yml:1: document: models: duplicate name 'tiny'"),
+        ("name: demo", "name: demo\nname: demo", "d.yml:3: duplicate key 'name'"),
         ("    path: model\n", "", "give either path or hub"),
         ("    path: model\n", "    path: model\n    hub: org/model\n", "give either path or hub"),
         ("    revision: 0123456789012345678901234567890123456789\n", "", "a hub repository needs revision"),
@@ -93,6 +93,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = fault(tmp_path, GOOD.replace("name: demo", "name: Demo!").replace("os: debian-12", "os: beos"))
     assert "d.yml:2: name" in text
     assert "d.yml:5: target.os" in text
+
+
+def test_a_list_whose_entries_are_all_wrong_is_not_called_empty(tmp_path: Path) -> None:
+    text = fault(tmp_path, GOOD.replace("profiles: [gpu]\nfiles", "profiles: [cpu]\nfiles", 1))
+    assert "models.1.profiles.0: must be " in text and "is needed here" not in text
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:

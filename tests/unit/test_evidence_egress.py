@@ -148,7 +148,7 @@ def test_another_machine_of_the_same_name_is_refused_until_an_operator_retires_t
     other = Node(tmp_path / "other")
     other.prove(2)
     refused = collect(other, directory, monkeypatch)
-    assert not refused.good and "`appliance retire gpu-1`" in refused.problems[0]
+    assert not refused.good and "`appliance retire gpu-1 -i SITE`" in refused.problems[0]
     assert (directory / "egress/gpu-1.pub").read_text().strip() == node.key  # nothing is taken over by itself
     assert egress.retire(directory, "gpu-1", datetime.now(UTC))
     unpinned = collect(other, directory, monkeypatch)

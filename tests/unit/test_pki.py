@@ -468,6 +468,17 @@ def test_a_client_s_key_is_never_overwritten(tmp_path: Path, secret_file: Path) 
     assert (out / "a.key").read_bytes() == before
 
 
+def test_a_certificate_that_is_not_issued_leaves_no_directory(
+    tmp_path: Path, authority: Authority, secret_file: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    durable.write(wrong, "another passphrase that is long enough", mode=0o600)
+    for ca, secret in ((tmp_path / "none", secret_file), (authority.directory, wrong)):
+        with pytest.raises(InputError):
+            command("client", "a", "--dir", ca, "--out", tmp_path / "a", "--passphrase-file", secret)
+        assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("verb", [("init",), ("client", "a", "--out", "o"), ("revoke", "a")])
 def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path, secret_file: Path, verb: tuple[str, ...]) -> None:
     secret_file.chmod(0o644)

@@ -282,7 +282,7 @@ def test_all_nodes_are_asked_and_the_worst_decides() -> None:
     assert [r.node for r in preflight(site(port), release(), Silent(), limit=["gw-1"], today=TODAY, ask=ask)] == [
         "gw-1"
     ]
-    with pytest.raises(InputError, match="nobody is no node"):
+    with pytest.raises(InputError, match="nobody is not in the inventory"):
         preflight(site(port), release(), Silent(), limit=["nobody"], today=TODAY, ask=ask)
 
 
@@ -317,6 +317,10 @@ def test_a_limit_means_what_ansible_means(tmp_path: Path) -> None:
     inventory = load(tmp_path)
     assert gate.limited(inventory, "gpu:!g1") == ["g2"]
     assert gate.limited(inventory, "") == ["g1", "g2"]
+    for pattern in ("nope", "control", "g1:!g1"):  # a change of no node would look like one that succeeded
+        with pytest.raises(InputError, match="no node of the inventory matches") as refused:
+            gate.limited(inventory, pattern)
+        assert "g1, g2" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -325,7 +329,7 @@ def test_a_limit_means_what_ansible_means(tmp_path: Path) -> None:
         (["BUNDLE", "--release", "x-1"], "both a bundle and --release"),
         (["BUNDLE"], "no root of trust is pinned"),
         (["--outside", "example.com:443"], "no address with a port"),
-        (["--limit", "nobody"], "nobody is no node"),
+        (["--limit", "nobody"], "nobody is not in the inventory"),
     ],
 )
 def test_wrong_words_are_one_sentence_and_exit_code_two(

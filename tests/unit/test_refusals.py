@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import refusals
-from engine.durable import copy_tree, disk_errors, require_writable
+from engine.durable import copy_tree, disk_errors, require_writable, write
 from engine.errors import Exit, InputError, ResourceError
 from installer.cli import ending
 from installer.cli.screen import Screen
@@ -68,6 +68,17 @@ def test_a_temporary_name_is_not_shown() -> None:
     with pytest.raises(ResourceError) as raised, disk_errors(Path("/media/root.json")):
         raise refusal(errno.ENOSPC, "/media/.root.json.0a1b2c3d.tmp")
     assert raised.value.where == "/media/root.json"
+
+
+def test_a_file_in_place_of_a_directory_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    with pytest.raises(OSError) as met:  # in the kernel's own words
+        write(tmp_path / "page", "text")
+    found = refusals.explained(met.value)
+    assert isinstance(found, InputError)
+    assert found.where == str(tmp_path / "page")
+    assert "this is a directory" in found.remedy
+    assert list(tmp_path.iterdir()) == [tmp_path / "page"]
 
 
 def test_a_directory_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:

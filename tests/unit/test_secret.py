@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from installer.trust.secret import private_copy
+import pytest
+
+from engine.errors import InputError
+from installer.trust.secret import passphrase, private_copy
 
 SECRET = "correct horse battery staple"
 
@@ -43,3 +46,9 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
     child.wait()
     assert not path.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_nobody_is_told_to_change_the_mode_of_a_device() -> None:
+    with pytest.raises(InputError, match="a device is not a passphrase file") as refused:
+        passphrase(Path("/dev/null"), purpose="the keys")
+    assert "chmod" not in refused.value.remedy

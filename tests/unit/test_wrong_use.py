@@ -38,6 +38,18 @@ def test_with_json_a_wrong_use_is_one_document(
     assert err == ""
 
 
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("installer.explain.explain", interrupt)
+    assert ended(["explain", "site"]) == 130
+    told = capsys.readouterr()
+    assert told.err == "Interrupted. The same command continues where it stopped.\n" and not told.out
+    assert ended(["--json", "explain", "site"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 130
+
+
 def test_without_json_a_wrong_use_is_told_to_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(["bogus"]) == 2
     out, err = capsys.readouterr()

@@ -294,7 +294,10 @@ def test_a_changed_setting_is_what_the_service_runs_with_and_a_lost_restart_is_m
 def test_no_kind_of_request_ends_the_engine(house: House) -> None:
     """The node has no compiler, and some of these are compiled for when they first come."""
     before = house.started()
-    assert everything(house.asks()) == expected()
+    found = everything(house.asks())
+    with LOG.open("a") as log:
+        log.writelines(f"{status}, a plain chat after it {after}: {name}\n" for name, (status, after) in found.items())
+    assert found == expected()
     assert house.started() == before
 
 

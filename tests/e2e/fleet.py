@@ -1,7 +1,7 @@
 """A site of several real nodes, and releases of one small product for them: what operations are tested with.
 
 The runtime is the double of vLLM: a release must be ill on one node and well on the next, and an answer must say which release gave it, and no
-real model does that. Everything else is the product's own. Upgrades with the real engine are in test_readme.py and test_two_gateways.py.
+real model does that. Everything else is the product's own. Upgrades with the real engine are in test_readme_second_day.py and test_two_gateways.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What moves on a node that serves, with the real engine, is told, predicted and repaired. Changes that are meant are in test_readme.py."""
+"""What moves on a node that serves, with the real engine, is told, predicted and repaired. Changes that are meant are in test_readme_second_day.py."""
 
 from __future__ import annotations
 

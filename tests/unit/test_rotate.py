@@ -151,7 +151,7 @@ def test_one_node_alone_and_none_that_is_not_there(nodes: Nodes) -> None:
     before = serials(nodes)
     rotation(nodes).leaves(["gpu-1"])
     assert {n for n, s in serials(nodes).items() if s != before[n]} == {"gpu-1"}
-    with pytest.raises(InputError, match="gpu-9 is no node"):
+    with pytest.raises(InputError, match="gpu-9 is not in the inventory"):
         rotation(nodes).leaves(["gpu-9"])
 
 

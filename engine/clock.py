@@ -30,8 +30,13 @@ def check(file: Path, now: datetime) -> None:
         )
 
 
-def check_signed_at(version: int, now: datetime) -> None:
+def check_signed_at(version: int, now: datetime, role: str = "targets") -> None:
     """Metadata cannot come from the future; its version is the time it was signed, in seconds since 1970.
+
+    Holds for every role: a version of the timestamp or snapshot that is far ahead would lock out the genuine next release.
+
+    Args:
+        role: whose version it is, for the message.
 
     Raises:
         TrustError: the clock is behind the signature.
@@ -39,7 +44,7 @@ def check_signed_at(version: int, now: datetime) -> None:
     if version > now.timestamp() + TOLERANCE.total_seconds():
         when = _show(datetime.fromtimestamp(version, UTC)) if version < 1 << 35 else f"version {version}"
         raise TrustError(
-            f"the metadata was signed at {when}, which is later than this machine's clock ({_show(now)})",
+            f"the {role} metadata was signed at {when}, which is later than this machine's clock ({_show(now)}), as in a fast-forward attack",
             remedy="Set this machine's clock, or the builder's if that one was wrong, and sign again.",
         )
 

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import ssl
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -147,16 +146,10 @@ class Door:
         )
 
     def _trusted(self, release: str, dry_run: bool, demand: Demand) -> Trusted:
-        """The verified metadata. A dry run works on a copy of the memory, for looking must not move it."""
+        """The verified metadata; a dry run stores nothing."""
         fetcher = trust.HttpFetcher(self._pool)
-        memory = self._store / "trust"
-        if not dry_run:
-            return Memory(memory, self._root).refresh(fetcher, self._url, demand)
-        with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
-            copy = Path(scratch) / "trust"
-            if memory.is_dir():
-                shutil.copytree(memory, copy, symlinks=True)
-            return Memory(copy, self._root).refresh(fetcher, self._url, demand)
+        memory = Memory(self._store / "trust", self._root)
+        return (memory.look if dry_run else memory.refresh)(fetcher, self._url, demand)
 
     def _require_space(self, missing: list[Target]) -> None:
         need = sum(t.size for t in missing)

@@ -27,10 +27,11 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from engine import clock, durable, strictjson, trust
 from engine.errors import InputError, TrustError
-from engine.trust import Trusted
+from engine.trust import ReadOnce, Trusted
 
 MIN_REASON = 10  # characters
 MAX_ROOTS = 256  # versions; python-tuf follows no more in one go
+MAX_STEP = 10 * 366 * 86400  # seconds, the unit of versions, that the newest version of a name may grow by at once
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Memory:
     def __init__(self, directory: Path, pinned_root: bytes, judge: Judge | None = None) -> None:
         self.directory = directory
         self._pinned = pinned_root
-        self._judge = judge
+        self._judge_downgrade = judge
 
     @property
     def clock_file(self) -> Path:
@@ -133,9 +134,11 @@ class Memory:
             )
 
     def refresh(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY, where: str = "") -> Trusted:
-        """Check the metadata that ``fetcher`` finds at ``url`` and remember it.
+        """Check the metadata that ``fetcher`` finds at ``url`` and store it as the newest trusted.
 
-        The first look happens without memory: it tells the signed name, under which the memory is kept.
+        It is judged twice, from the same bytes: first without the stored state, to learn the signed name under which that is kept,
+        then against it. Roots that were verified are kept even when the rest is refused (TUF specification 5.3.8), so that a
+        revoked key stays revoked.
 
         Raises:
             TrustError: refused, because of signatures, age, or a clock that went back.
@@ -143,36 +146,66 @@ class Memory:
         """
         now = datetime.now(UTC)
         clock.check(self.clock_file, now)
+        once, at = ReadOnce(fetcher), where or url
         with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
-            first = trust.refresh(
-                fetcher=fetcher, url=url, state=Path(scratch), pinned_root=self.newest_root(), where=where
+            try:
+                first = trust.refresh(
+                    fetcher=once, url=url, state=Path(scratch), pinned_root=self.newest_root(), where=where
+                )
+            finally:
+                self._keep_roots(Path(scratch))
+        self._judge(first, demand, now, at)
+        state = self.state(first.name)
+        trusted = trust.refresh(fetcher=once, url=url, state=state, pinned_root=self.newest_root(), where=where)
+        if trusted.targets != first.targets or trusted.version != first.version:
+            raise TrustError(
+                f"other content of {first.name} was trusted before under the same version ({first.version})",
+                where=at,
+                remedy="Two releases were signed in the same second, or a signing key is in other hands. Ask the builder to sign again "
+                "(`appliance renew`), and to compare the content digests.",
             )
-        clock.check_signed_at(first.version, now)
+        self._remember(trusted.name, trusted.version)
+        clock.remember(self.clock_file, now)
+        return trusted
+
+    def look(self, fetcher: FetcherInterface, url: str, demand: Demand = ANY, where: str = "") -> Trusted:
+        """Say what ``refresh`` would, and change nothing.
+
+        Raises:
+            TrustError, UpstreamError: as ``refresh`` does.
+        """
+        with tempfile.TemporaryDirectory(prefix="appliance-trust-") as scratch:
+            copy = Path(scratch) / "trust"
+            if self.directory.is_dir():
+                shutil.copytree(self.directory, copy, symlinks=True)
+            return Memory(copy, self._pinned, self._judge_downgrade).refresh(fetcher, url, demand, where)
+
+    def _judge(self, first: Trusted, demand: Demand, now: datetime, where: str) -> None:
+        """Refuse what is signed and yet not wanted here: from the future, too old, or a step that no time explains."""
+        for role, version in first.versions.items():
+            clock.check_signed_at(version, now, role)
+        seen = self.version(first.name)
         if demand.downgrade:
             self._forget(first, demand)
         elif first.version < demand.minimum_version:
             raise TrustError(
                 f"{first.release} has version {first.version}; at least {demand.minimum_version} is required here",
-                where=where or url,
+                where=where,
                 remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
             )
-        elif first.version < (seen := self.version(first.name)):
+        elif first.version < seen:
             raise TrustError(
-                f"the metadata is older than what was trusted before (version {first.version}, {seen} was seen)",
-                where=where or url,
+                f"the metadata is older than what was trusted before, as in a rollback attack (version {first.version}, {seen} was seen)",
+                where=where,
                 remedy="Use the newest bundle. For a planned downgrade give the reason with --allow-downgrade.",
             )
-        state = self.state(first.name)
-        trusted = trust.refresh(fetcher=fetcher, url=url, state=state, pinned_root=self.newest_root(), where=where)
-        if trusted.name != first.name:
+        if seen and first.version - seen > MAX_STEP:
             raise TrustError(
-                f"the metadata changed from {first.name} to {trusted.name} while it was read", where=where or url,
-                remedy="Check the medium or the depot, and run the command again.",
-            )  # fmt: skip
-        self._keep_roots(state)
-        self._remember(trusted.name, trusted.version)
-        clock.remember(self.clock_file, now)
-        return trusted
+                f"the version grows from {seen} to {first.version}, more than {MAX_STEP // (366 * 86400)} years at once, as in a "
+                "fast-forward attack",
+                where=where,
+                remedy="Check this machine's clock and the builder's. If both are right, start a new depot.",
+            )
 
     def learn(self, chain: dict[int, bytes]) -> int:
         """Follow roots that came by themselves, without a bundle; returns the version in force then.
@@ -197,6 +230,28 @@ class Memory:
             durable.write(self.directory / "roots" / f"{version}.root.json", chain[version])
         return max(known)
 
+    def follow(self, chain: Mapping[int, bytes]) -> None:
+        """Store the roots of ``chain`` that follow from the newest known one, as far as they do."""
+        known = self.roots()
+        version = max(known)
+        while (data := chain.get(version + 1)) is not None and version - max(known) < MAX_ROOTS:
+            try:
+                require_follows(known[version], data, version + 1)
+            except TrustError:
+                return
+            version += 1
+            known[version] = data
+            durable.write(self.directory / "roots" / f"{version}.root.json", data)
+
+    def proven_root(self) -> bytes:
+        """The newest stored root that the pinned one leads to, each step checked again: where others may write into the store."""
+        known = self.roots()
+        version = _version(self._pinned)
+        while (data := known.get(version + 1)) is not None:
+            require_follows(known[version], data, version + 1)
+            version += 1
+        return known[version]
+
     def _forget(self, older: Trusted, demand: Demand) -> None:
         """Forget what was newest of one name, on record; the newest root stays in force for what comes instead."""
         before, reason = self.version(older.name), demand.downgrade
@@ -205,7 +260,7 @@ class Memory:
         if len(reason.strip()) < MIN_REASON:
             raise InputError("the reason for a downgrade is too short", remedy="Say in a few words why older is meant.")
         step = Downgrade(older.name, older.release, before, older.version)
-        approved = self._judge(step, demand.approvals) if self._judge else []
+        approved = self._judge_downgrade(step, demand.approvals) if self._judge_downgrade else []
         line = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "by": os.environ.get("SUDO_USER") or _user(),
@@ -224,7 +279,7 @@ class Memory:
         _append(self.overrides, json.dumps(line, ensure_ascii=False))
 
     def _keep_roots(self, state: Path) -> None:
-        """What python-tuf verified for one name holds for all."""
+        """Store the roots that python-tuf has verified in ``state``; a root holds for bundles of every name."""
         known = self.roots()
         for path in (state / "root_history").glob("*.root.json"):
             if (number := path.name.split(".")[0]).isdigit() and int(number) not in known:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Root
 
-from engine import tree, trust
 from engine.errors import TrustError
 from engine.trust import ASK, Trusted
 
@@ -43,23 +41,21 @@ class Role:
         return len(self.signed) >= self.needed
 
 
-def read(bundle: Path, trusted: Trusted) -> tuple[Role, ...]:
+def read(trusted: Trusted) -> tuple[Role, ...]:
     """Every role with its keys by the root in force; each signature is checked here again.
 
     A draft has no snapshot and timestamp yet: nobody has signed them.
 
     Args:
-        trusted: what ``open_bundle`` gave for this bundle, or the list of a draft with the root that judges it.
+        trusted: what ``open_bundle`` gave, or the list of a draft with the root that judges it.
 
     Raises:
-        TrustError: the metadata is not that of ``trusted``.
+        TrustError: the draft's metadata is malformed.
     """
     root = Metadata[Root].from_bytes(trusted.root)
     found = []
     for name in ROLES:
-        metadata: Metadata[Any] | None = root if name == "root" else _metadata(bundle, name)
-        if name == "targets" and (metadata is None or metadata.signed.version != trusted.version):
-            raise TrustError("the metadata changed while it was read", where=str(bundle), remedy=ASK)
+        metadata: Metadata[Any] | None = root if name == "root" else _metadata(trusted, name)
         signed: set[str] = set()
         if metadata is not None:
             payload = metadata.signed_bytes
@@ -72,16 +68,11 @@ def read(bundle: Path, trusted: Trusted) -> tuple[Role, ...]:
     return tuple(found)
 
 
-def _metadata(bundle: Path, role: str) -> Metadata[Any] | None:
-    limit = trust.CONFIG.targets_max_length
-    try:
-        with tree.open_beneath(bundle, f"metadata/{role}.json") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError:
+def _metadata(trusted: Trusted, role: str) -> Metadata[Any] | None:
+    data = trusted.metadata.get(f"{role}.json")
+    if data is None:
         return None
     try:
-        if len(data) > limit:
-            raise ValueError(f"longer than {limit} bytes")
         return Metadata.from_bytes(data)
     except Exception as error:  # python-tuf raises many types on malformed input
         raise TrustError(

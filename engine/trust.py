@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,16 +18,22 @@ from urllib.parse import unquote, urlsplit
 import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 import urllib3
 from tuf.api import exceptions as tuf
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
-from engine import tree
+from engine import metadata, tree
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError, UpstreamError
 
-# 20 000 targets with their custom fields are about 8 MB; anything beyond these lengths is refused unread.
-CONFIG = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=32 << 20, snapshot_max_length=1 << 20)
+# Anything beyond these lengths is refused unread.
+CONFIG = UpdaterConfig(
+    prefix_targets_with_hash=False,
+    root_max_length=metadata.ROOT_LENGTH,
+    timestamp_max_length=metadata.TIMESTAMP_LENGTH,
+    snapshot_max_length=metadata.SNAPSHOT_LENGTH,
+    targets_max_length=metadata.TARGETS_LENGTH,
+)
 MAX_TARGETS = 100_000
 ASK = "Do not use this bundle; ask its builder."
 
@@ -60,6 +66,9 @@ class Trusted:
         version: TUF version of the targets metadata, which only grows.
         expires: when the targets metadata ends, ISO 8601 UTC.
         root: the verified root metadata in force, for documents beside the metadata that its keys sign.
+        metadata: the files that this was read from, by name, byte for byte as they were verified. ``verify.open_bundle`` adds the
+            roots before the pinned one and, unverified, the list of patches.
+        versions: TUF versions of timestamp, snapshot and targets, which a thief of one key can set apart.
     """
 
     name: str
@@ -69,6 +78,8 @@ class Trusted:
     root_version: int
     targets: dict[str, Target]
     root: bytes = field(default=b"", repr=False)
+    metadata: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    versions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -80,22 +91,46 @@ class Trusted:
         return [t for p, t in sorted(self.targets.items()) if profiles & set(t.profiles)]
 
 
-class DirectoryFetcher(FetcherInterface):
-    """Reads metadata from ``root`` as if it were a server."""
+class FilesFetcher(FetcherInterface):
+    """Serves metadata files that were read already, as if from a server."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        path = unquote(urlsplit(url).path).lstrip("/")
-        try:
-            file = tree.open_beneath(self._root, path)
-        except FileNotFoundError as error:
+        name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+        if name not in self._files:
             # The workflow asks for the next root until there is none, and tells the two apart by this status.
-            raise tuf.DownloadHTTPError(f"{path} is missing", 404) from error
-        with file:
-            while chunk := file.read(1 << 16):
-                yield chunk
+            raise tuf.DownloadHTTPError(f"{metadata.DIRECTORY}/{name} is missing", 404)
+        yield self._files[name]
+
+
+class ReadOnce(FetcherInterface):
+    """Passes each file on as ``source`` gave it the first time, so that several looks are at the same bytes.
+
+    What ``source`` does not have, it does not have for later looks either. A file that was not read to its end (because it is longer
+    than allowed) is not kept.
+    """
+
+    def __init__(self, source: FetcherInterface) -> None:
+        self._source = source
+        self._seen: dict[str, bytes | tuf.DownloadHTTPError] = {}
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        if (seen := self._seen.get(url)) is not None:
+            if isinstance(seen, tuf.DownloadHTTPError):
+                raise tuf.DownloadHTTPError(str(seen), seen.status_code)
+            yield seen
+            return
+        pieces = []
+        try:
+            for piece in self._source._fetch(url):
+                pieces.append(piece)
+                yield piece
+        except tuf.DownloadHTTPError as error:
+            self._seen[url] = error
+            raise
+        self._seen[url] = b"".join(pieces)
 
 
 class HttpFetcher(FetcherInterface):
@@ -163,10 +198,20 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
     try:
         updater = Updater(str(state), f"{url}/metadata/", fetcher=fetcher, config=CONFIG, bootstrap=pinned_root)
         updater.refresh()
-        # Written by the updater into our own directory after it was verified.
-        signed = Metadata[Targets].from_bytes((state / "targets.json").read_bytes()).signed
+        # Written by the updater into this client's own directory after each was verified.
+        files = {f"{role}.json": (state / f"{role}.json").read_bytes() for role in ("timestamp", "snapshot", "targets")}
         root_version = int((state / "root.json").resolve().name.split(".")[0])
-        root = (state / "root.json").read_bytes()
+        first = Metadata[Root].from_bytes(pinned_root).signed.version
+        chain = {
+            metadata.root_name(n): (state / "root_history" / metadata.root_name(n)).read_bytes()
+            for n in range(first, root_version + 1)
+        }
+        signed = Metadata[Targets].from_bytes(files["targets.json"]).signed
+        versions = {
+            "timestamp": Metadata[Timestamp].from_bytes(files["timestamp.json"]).signed.version,
+            "snapshot": Metadata[Snapshot].from_bytes(files["snapshot.json"]).signed.version,
+            "targets": signed.version,
+        }
     except tuf.DownloadHTTPError as error:
         raise TrustError(
             f"the metadata is not complete: {error}",
@@ -175,7 +220,7 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
         ) from error
     except tuf.DownloadLengthMismatchError as error:
         raise TrustError(
-            f"the metadata is longer than it may be: {error}",
+            f"the metadata is longer than it may be, as in an endless data attack: {error}",
             where=where,
             remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.",
         ) from error
@@ -193,7 +238,8 @@ def refresh(*, fetcher: FetcherInterface, url: str, state: Path, pinned_root: by
             where=str(state),
             remedy="Check space and permissions there.",
         ) from error
-    return listing(signed, root_version, root)
+    root = chain[metadata.root_name(root_version)]
+    return replace(listing(signed, root_version, root), metadata={**chain, **files}, versions=versions)
 
 
 def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
@@ -201,26 +247,26 @@ def _refusal(error: tuf.RepositoryError, where: str) -> TrustError:
     match error:
         case tuf.ExpiredMetadataError():
             return TrustError(
-                f"the metadata has expired ({error})",
+                f"the metadata has expired, as in a freeze attack ({error})",
                 where=where,
-                remedy="Ask the builder for re-signed metadata, or check this machine's clock.",
+                remedy="Ask the builder for re-signed metadata (`appliance renew`), or check this machine's clock.",
             )
         case tuf.EqualVersionNumberError() | tuf.BadVersionNumberError():
             return TrustError(
-                f"the metadata is older than or mixed with what was trusted before ({error})",
+                f"the metadata is older than or mixed with what was trusted before, as in a rollback attack ({error})",
                 where=where,
-                remedy="Use the newest bundle. A planned downgrade needs the builder to sign the old content anew.",
+                remedy="Use the newest bundle. A planned downgrade needs the builder to sign the old content again.",
             )
         case tuf.UnsignedMetadataError():
             return TrustError(
-                f"not signed by the keys that the pinned root trusts ({error})",
+                f"not signed by the keys that the pinned root trusts, as in an arbitrary software attack ({error})",
                 where=where,
                 remedy="Do not use this bundle. If keys were rotated after it was signed, ask the builder to renew it "
                 "(`appliance renew`); if before, carry the new roots first (`appliance keys export`).",
             )
         case tuf.LengthOrHashMismatchError():
             return TrustError(
-                f"a metadata file is not the one that was signed with the others ({error})",
+                f"a metadata file is not the one that was signed with the others, as in a mix-and-match attack ({error})",
                 where=where,
                 remedy="The metadata is damaged or mixed from two bundles; copy the bundle again.",
             )
@@ -251,7 +297,7 @@ def listing(signed: Targets, root_version: int, root: bytes = b"") -> Trusted:
         custom = file.unrecognized_fields.get("custom") or {}
         profiles = custom.get("profiles", []) if isinstance(custom, dict) else None
         if not isinstance(profiles, list) or not 0 <= file.length < 1 << 63:
-            raise TrustError("the metadata describes a file in a way that is not ours", where=path, remedy=ASK)
+            raise TrustError("the metadata describes a file in an unknown way", where=path, remedy=ASK)
         targets[path] = Target(
             path, file.length, sha256, str(custom.get("kind", "")), tuple(map(str, profiles)),
             str(custom.get("licence", "")), str(custom.get("source", "")), *_chunks(path, file.length, custom),

@@ -7,21 +7,22 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Root
 
-from engine import tree, trust
+from engine import metadata, tree, trust
 from engine.blobs import hash_stream
-from engine.errors import InputError, TrustError
+from engine.errors import TrustError
 from engine.memory import ANY, Demand, Memory, require_follows
+from engine.metadata import Files
 from engine.report import Report, Silent, printable
+from engine.rootstore import RootStore
 from engine.trust import Target, Trusted
 
 SMALL, RUN = 1 << 20, 256  # bytes below which files are hashed in runs, and how many of them are one
-METADATA = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
 
 
 @dataclass(frozen=True)
@@ -56,59 +57,120 @@ def open_bundle(bundle: Path, pinned_root: bytes, memory: Memory | None = None, 
 
     Raises:
         InputError: not a bundle directory.
-        TrustError: the metadata was refused.
+        TrustError: the metadata was refused, or something lies beside it that is not part of it.
     """
-    if not bundle.exists():
-        raise InputError("there is no such bundle", where=str(bundle), remedy="Correct the path.")
-    if not (bundle / "metadata").is_dir() or (bundle / "metadata").is_symlink():
-        raise InputError(
-            "not a bundle: there is no metadata directory",
-            where=str(bundle),
-            remedy="Give the directory NAME-VERSION that `appliance build bundle` made.",
+    files = metadata.read(bundle)
+    if strangers := _strangers(files):
+        if memory is not None:
+            memory.follow(files.roots)  # as when anything else is refused: a revoked key stays revoked
+        raise _does_not_belong(strangers[0], bundle)
+    trusted, findings = _opened(files, pinned_root, memory, demand)
+    if findings:
+        raise _does_not_belong(findings[0], bundle)
+    return trusted
+
+
+def _does_not_belong(finding: Finding, bundle: Path) -> TrustError:
+    return TrustError(
+        f"{finding.path} does not belong to the signed metadata: {finding.detail}",
+        where=str(bundle),
+        remedy="`appliance verify` lists every such file; copy the bundle again.",
+    )
+
+
+def _strangers(files: Files) -> list[Finding]:
+    """What lies in metadata/ and is not metadata."""
+    kinds = {"file": "unsigned", "link": "link"}
+    details = {"file": "not part of the verified chain"}
+    return [
+        Finding(
+            kinds.get(stranger.kind, "special"),
+            printable(f"{metadata.DIRECTORY}/{stranger.name}", keep=""),
+            details.get(stranger.kind, "only plain files are allowed"),
         )
-    if (bundle / "metadata/targets.json").exists() and not (bundle / "metadata/timestamp.json").exists():
+        for stranger in files.strangers
+    ]
+
+
+def _opened(
+    files: Files, pinned_root: bytes, memory: Memory | None = None, demand: Demand = ANY
+) -> tuple[Trusted, list[Finding]]:
+    """What the metadata vouches for, and what lies beside it that it does not vouch for."""
+    if "targets.json" in files.content and "timestamp.json" not in files.content:
         raise TrustError(
             "the metadata is not complete: the release is not signed yet, or was cut on its way",
-            where=str(bundle),
+            where=files.where,
             remedy="If it is a draft, `appliance sign` adds signatures; else copy it again.",
         )
-    fetcher = trust.DirectoryFetcher(bundle)
+    fetcher = trust.FilesFetcher(files.content)
     if memory is not None:
-        return memory.refresh(fetcher, "file://", demand, str(bundle))
-    with tempfile.TemporaryDirectory(prefix="appliance-trust-") as fresh:
-        return trust.refresh(
-            fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root, where=str(bundle)
-        )
+        trusted = memory.refresh(fetcher, "file://", demand, files.where)
+    else:
+        with tempfile.TemporaryDirectory(prefix="appliance-trust-") as fresh:
+            trusted = trust.refresh(
+                fetcher=fetcher, url="file://", state=Path(fresh), pinned_root=pinned_root, where=files.where
+            )
+    chain, findings = _chain(files, trusted, pinned_root)
+    findings += _strangers(files)
+    patches = {n: d for n, d in files.content.items() if n == metadata.PATCHES}
+    return replace(trusted, metadata={**chain, **trusted.metadata, **patches}), findings
 
 
-def verify(bundle: Path, pinned_root: bytes, *, report: Report | None = None) -> Verification:
+def verify(
+    bundle: Path, pinned_root: bytes, *, report: Report | None = None, roots: RootStore | None = None
+) -> Verification:
     """Check signatures first, then every file of the bundle against them.
+
+    Args:
+        roots: roots that were verified from ``pinned_root`` before; new ones are stored there.
 
     Raises:
         TrustError: the metadata itself was refused; no content was read then.
     """
-    outcome = compare(bundle, open_bundle(bundle, pinned_root), report)
-    bad = {f.path for f in outcome.findings}
-    found = [f for f in roots(bundle, outcome.trusted, pinned_root) if f.path not in bad]
-    return Verification(outcome.trusted, tuple(sorted((*outcome.findings, *found), key=lambda f: (f.path, f.problem))))
+    trusted, unsigned = opened(bundle, pinned_root, roots)
+    outcome = compare(bundle, trusted, report)
+    return Verification(trusted, tuple(sorted((*outcome.findings, *unsigned), key=lambda f: (f.path, f.problem))))
 
 
-def roots(bundle: Path, trusted: Trusted, pinned_root: bytes) -> list[Finding]:
-    """Roots in the bundle that are not what they should be.
+def opened(bundle: Path, pinned_root: bytes, roots: RootStore | None = None) -> tuple[Trusted, list[Finding]]:
+    """As ``open_bundle``, with what does not belong to the metadata as findings instead of a refusal.
+
+    Raises:
+        InputError, TrustError: as ``open_bundle``.
+    """
+    files = metadata.read(bundle)
+    try:
+        trusted, findings = _opened(files, roots.newest(pinned_root) if roots else pinned_root)
+    finally:
+        if roots:
+            roots.keep(pinned_root, files.roots)
+    if metadata.PATCHES in trusted.metadata:
+        findings.append(
+            Finding("unsigned", f"{metadata.DIRECTORY}/{metadata.PATCHES}", "not part of the verified chain")
+        )
+    return trusted, findings
+
+
+def _chain(files: Files, trusted: Trusted, pinned_root: bytes) -> tuple[dict[str, bytes], list[Finding]]:
+    """The roots that lead to the one in force, and those that are not what they should be.
 
     The client reads those after the pinned one alone. One before it cannot be proven by it, but must lead to it.
     """
-    names = {int(e.path.split(".")[0]): e.path for e in tree.walk(bundle / "metadata") if _in_chain(e.path, trusted)}
+    good: dict[str, bytes] = {}
     findings, after = [], None
-    for version, name in sorted(names.items(), reverse=True):
-        with tree.open_beneath(bundle, f"metadata/{name}") as file:
-            data = file.read(trust.CONFIG.root_max_length + 1)
+    for version, data in sorted(files.roots.items(), reverse=True):
+        name = metadata.root_name(version)
+        if version > trusted.root_version:
+            findings.append(Finding("unsigned", f"{metadata.DIRECTORY}/{name}", "not part of the verified chain"))
+            continue
         try:
             _require_root(data, version, after, pinned_root)
+            good[name] = data
         except Exception as error:  # python-tuf raises many types on malformed input
-            findings.append(Finding("changed", f"metadata/{name}", printable(f"not the root of this chain: {error}")))
+            detail = printable(f"not the root of this chain: {error}")
+            findings.append(Finding("changed", f"{metadata.DIRECTORY}/{name}", detail))
         after = data
-    return findings
+    return good, findings
 
 
 def _require_root(data: bytes, version: int, after: bytes | None, pinned_root: bytes) -> None:
@@ -126,11 +188,13 @@ def _require_root(data: bytes, version: int, after: bytes | None, pinned_root: b
 
 
 def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Verification:
-    """Every difference between the directory and a list of files."""
+    """Every difference between the directory and a list of files; metadata/ is not looked at."""
     report = report or Silent()
     present, findings = {}, []
     for entry in tree.walk(bundle):
-        head, _, rest = entry.path.partition("/")
+        head = entry.path.partition("/")[0]
+        if head == metadata.DIRECTORY:
+            continue  # judged by whoever read it
         if entry.kind != "file":
             findings.append(
                 Finding(
@@ -139,8 +203,6 @@ def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Ver
                     "only plain files are allowed",
                 )
             )
-        elif head == "metadata":
-            findings.extend(metadata_finding(rest, trusted))
         elif entry.path in trusted.targets:
             present[entry.path] = entry.size
         else:
@@ -158,22 +220,6 @@ def compare(bundle: Path, trusted: Trusted, report: Report | None = None) -> Ver
             to_hash.append(target)
     findings.extend(hash_targets(lambda t: tree.open_beneath(bundle, t.path), to_hash, report))
     return Verification(trusted, tuple(sorted(findings, key=lambda f: (f.path, f.problem))))
-
-
-def metadata_finding(name: str, trusted: Trusted) -> list[Finding]:
-    """A file below metadata/ is one of the fixed names or a root of the chain, else nobody signed it."""
-    return (
-        []
-        if name in METADATA or _in_chain(name, trusted)
-        else [Finding("unsigned", printable(f"metadata/{name}", keep=""), "not part of the verified chain")]
-    )
-
-
-def _in_chain(name: str, trusted: Trusted) -> bool:
-    version, _, rest = name.partition(".")
-    return (
-        rest == "root.json" and version.isdecimal() and len(version) < 7 and 1 <= int(version) <= trusted.root_version
-    )
 
 
 def hash_targets(opener: Callable[[Target], object], targets: Iterable[Target], report: Report) -> list[Finding]:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine import durable, outlet
+from engine import durable, outlet, rootstore
 from engine.copying import copy_target
 from engine.errors import Exit, InputError
 from engine.report import Silent, printable
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         raise InputError(
             f"cannot read the root of trust: {error.strerror}", where=str(options.root), remedy="Check the name."
         ) from error
-    outcome = verify(options.bundle, pinned, report=_Percent())
+    outcome = verify(options.bundle, pinned, report=_Percent(), roots=rootstore.of_user())
     trusted = outcome.trusted
     if options.take and outcome.good:
         take(options.bundle, trusted, options.take, options.to)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import engine.nocloud  # noqa: F401  # isort: skip  # before tuf
 from tuf.api.metadata import Metadata, Targets
 
-from engine import durable, tree, trust, verify
+from engine import durable, metadata, tree, trust, verify
 from engine.blobs import Advance, Blobs, Incoming, pieces
 from engine.durable import disk_errors
 from engine.errors import InputError, ResourceError, TrustError
@@ -68,7 +68,7 @@ class Depot:
             InputError: it was never imported.
         """
         path = self.root / "bundles" / release
-        if not (path / "metadata" / "targets.json").is_file():
+        if not metadata.has(path, "targets.json"):
             have = ", ".join(self.releases()) or "none"
             raise InputError(
                 f"the depot has no release {release} (it has: {have})",
@@ -79,10 +79,10 @@ class Depot:
 
     def identity(self, release: str) -> tuple[str, int]:
         """Signed name and version of an imported release; empty and 0 when it was not imported."""
-        path = self.root / "bundles" / release / "metadata" / "targets.json"
-        if not path.is_file():
+        kept = metadata.load(self.root / "bundles" / release, "targets.json")
+        if kept is None:
             return "", 0
-        signed = json.loads(path.read_bytes())["signed"]
+        signed = json.loads(kept)["signed"]
         return str(signed["x-appliance-name"]), int(signed["version"])
 
     def targets(self, release: str) -> list[Target]:
@@ -168,10 +168,24 @@ class Depot:
             InputError: there is no root, or not the pinned one.
         """
         pinned = self.pin(root_json)
-        trusted = verify.open_bundle(bundle, pinned, self._memory(pinned), demand)
+        memory = self._memory(pinned)
+        known = max(memory.roots())
+        try:
+            trusted = verify.open_bundle(bundle, pinned, memory, demand)
+        finally:
+            if self.pinned_root.is_file() and max(memory.roots()) > known:
+                self._hand_on(
+                    memory
+                )  # also from a bundle that was refused: what its root revokes is revoked for nodes, too
         if not self.pinned_root.is_file():
             durable.write(self.pinned_root, pinned)
         return trusted
+
+    def _hand_on(self, memory: Memory) -> None:
+        """Put every known root beside the metadata of every release, where nodes follow it."""
+        chain = {metadata.root_name(number): data for number, data in memory.roots().items()}
+        for release in self.releases():
+            metadata.add(self.view(release), chain)
 
     def import_bundle(
         self,
@@ -202,12 +216,12 @@ class Depot:
                 trusted = self.open(bundle, root_json, demand)
                 memory = self.memory()
                 final = self.root / "bundles" / trusted.release
-                metadata = _metadata_files(memory, trusted.name)
+                signed = _served(trusted, memory)
                 missing = [t for t in trusted.targets.values() if not self.blobs.has(t.sha256, t.size)]
-                if final.is_dir() and not missing and _same_metadata(final, metadata):
+                if metadata.present(final) and not missing and metadata.read(final).content == signed:
                     rebuild.clear(self.blobs)
                     return Imported(trusted, final, 0, changed=False)
-                found = sources.find(bundle, trusted, missing, patch_lists.read(bundle, trusted), self.blobs)
+                found = sources.find(bundle, trusted, missing, patch_lists.read(trusted), self.blobs)
                 whole = 0 if self._in_place(bundle, found.files, link) else found.size
                 self.require_holds(asked, trusted)
                 self.require_space(whole + found.rebuilt)
@@ -215,14 +229,14 @@ class Depot:
                 for patch in found.patches:
                     copied += rebuild.bring(self.blobs, bundle, patch)
                     rebuild.rebuild(self.blobs, patch, report)
-                self._make_view(trusted, metadata, final)
+                self._make_view(trusted, signed, final)
                 rebuild.clear(self.blobs)
                 return Imported(trusted, final, copied, changed=True)
 
     def show(self, trusted: Trusted) -> Path:
         """Make the release visible, once every content of it is here; returns its directory."""
         final = self.root / "bundles" / trusted.release
-        self._make_view(trusted, _metadata_files(self.memory(), trusted.name), final)
+        self._make_view(trusted, _served(trusted, self.memory()), final)
         return final
 
     def learn(self, chain: dict[int, bytes]) -> int:
@@ -234,11 +248,7 @@ class Depot:
         with disk_errors(self.root), self.exclusive():
             memory = self.memory()
             version = memory.learn(chain)
-            for release in self.releases():
-                for number, data in memory.roots().items():
-                    path = self.view(release) / "metadata" / f"{number}.root.json"
-                    if not path.exists():
-                        durable.write(path, data)
+            self._hand_on(memory)
             return version
 
     @contextmanager
@@ -329,15 +339,14 @@ class Depot:
         report.end("import")
         return copied
 
-    def _make_view(self, trusted: Trusted, metadata: dict[str, bytes], final: Path) -> None:
+    def _make_view(self, trusted: Trusted, signed: Mapping[str, bytes], final: Path) -> None:
         staging = final.with_name(f".{final.name}.importing")
         old = final.with_name(f".{final.name}.old")
         for leftover in (staging, old):
             shutil.rmtree(leftover, ignore_errors=True)
         for target in trusted.targets.values():
             self.blobs.link(target.sha256, staging / target.path)
-        for path, data in metadata.items():
-            durable.write(staging / "metadata" / path, data)
+        metadata.write(staging, signed)
         if final.exists():
             final.rename(old)
         staging.rename(final)
@@ -352,7 +361,12 @@ class Depot:
 
 def targets_of(view: Path) -> Mapping[str, Target]:
     """The files by path that a directory's targets metadata names; call it only where that was verified before."""
-    return listing(Metadata[Targets].from_bytes((view / "metadata" / "targets.json").read_bytes()).signed, 0).targets
+    kept = metadata.load(view, "targets.json")
+    if kept is None:
+        raise InputError(
+            "the release is not here", where=str(view), remedy="`appliance depot list` shows what is there."
+        )
+    return listing(Metadata[Targets].from_bytes(kept).signed, 0).targets
 
 
 def _fill(incoming: Incoming, source: BinaryIO, advance: Advance) -> int:
@@ -367,13 +381,9 @@ def _fill(incoming: Incoming, source: BinaryIO, advance: Advance) -> int:
     return incoming.done - start
 
 
-def _metadata_files(memory: Memory, name: str) -> dict[str, bytes]:
-    """The verified metadata as it is served on: the bytes the client kept, not a second read of the medium."""
-    files = {file: (memory.state(name) / file).read_bytes() for file in sorted(verify.METADATA)}
-    return files | {f"{number}.root.json": data for number, data in memory.roots().items()}
-
-
-def _same_metadata(view: Path, metadata: dict[str, bytes]) -> bool:
-    return all(
-        (view / "metadata" / n).is_file() and (view / "metadata" / n).read_bytes() == d for n, d in metadata.items()
-    )
+def _served(trusted: Trusted, memory: Memory) -> dict[str, bytes]:
+    """The metadata that nodes are served: the bytes that were verified, with every root that the depot knows."""
+    roles = {
+        name: data for name, data in trusted.metadata.items() if name in metadata.LENGTHS and name != metadata.PATCHES
+    }
+    return roles | {metadata.root_name(number): data for number, data in memory.roots().items()}

@@ -72,6 +72,12 @@ def _the_usual_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.fixture(autouse=True)
+def _a_state_directory_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roots that `verify` follows are kept for the user who runs it, not for the user who runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
     """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh.

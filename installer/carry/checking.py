@@ -22,7 +22,7 @@ def checked(
     Raises:
         TrustError: the list of patches is not signed.
     """
-    listed = {p.path: p for p in patches.read(bundle, outcome.trusted)}
+    listed = {p.path: p for p in patches.read(outcome.trusted)}
     lying = {f.path for f in outcome.findings if f.problem == "extra"}
     there = [p for path, p in listed.items() if path in lying]
     bad = hash_targets(lambda t: tree.open_beneath(bundle, t.path), [p.file for p in there], report or Silent())

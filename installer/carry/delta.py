@@ -10,7 +10,7 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 
-from engine import durable
+from engine import durable, metadata
 from engine.copying import copy_target
 from engine.errors import InputError
 from engine.report import Report, Silent
@@ -87,7 +87,7 @@ def write(
             patched = _patches(trusted, missing, staging, patching, report) if patching else ()
             made = {p.target for p in patched}
             missing = tuple(t for t in missing if t.sha256 not in made)
-            _copy(bundle, missing, staging, report)
+            _copy(bundle, trusted, missing, staging, report)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -109,8 +109,8 @@ def _require(place: medium.Medium, missing: Sequence[Target]) -> None:
     place.require_room(place.occupied(files) + HEADROOM, remedy="Free space, or name another place.")
 
 
-def _copy(bundle: Path, missing: Sequence[Target], staging: Path, report: Report) -> None:
-    """The files and all metadata of the bundle."""
+def _copy(bundle: Path, trusted: Trusted, missing: Sequence[Target], staging: Path, report: Report) -> None:
+    """The files, and the metadata as it was verified."""
     report.begin("delta", sum(t.size for t in missing))
 
     def one(target: Target) -> None:
@@ -118,8 +118,7 @@ def _copy(bundle: Path, missing: Sequence[Target], staging: Path, report: Report
 
     with ThreadPoolExecutor(COPIERS) as workers:
         list(workers.map(one, missing))
-    for path in sorted((bundle / "metadata").iterdir()):
-        durable.write(staging / "metadata" / path.name, path.read_bytes())
+    metadata.write(staging, {n: d for n, d in trusted.metadata.items() if n != metadata.PATCHES})
 
 
 def _patches(

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine import durable, tree
+from engine import durable, metadata, tree
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Trusted
@@ -96,8 +96,7 @@ def _encode(
             "release": split.release, "number": k + n + 1, "parity": len(places), "length": length, "sha256": writer.close(),
             "volumes": [{"paths": [i.path for i in v.items], "size": v.size} for v in split.volumes],
         }  # fmt: skip
-        for path in sorted((split.media[0] / "metadata").iterdir()):
-            durable.write(staging / "metadata" / path.name, path.read_bytes())
+        metadata.write(staging, trusted.metadata)
         durable.write(staging / volumes.INDEX, json.dumps(index, indent=1) + "\n")
         durable.write(staging / volumes.LABEL, _label(split, n + 1, len(places), length, now))
         shutil.rmtree(out, ignore_errors=True)
@@ -167,7 +166,7 @@ def recover(media: Sequence[Path], trusted: Trusted, out: Path, report: Report |
                 for n in missing:
                     writers[n].write(whole[n - 1])
                 report.advance("recover", BLOCK)
-            return [_finish(writers[n], stagings[n], n, trusted.release, lists, media[0]) for n in missing]
+            return [_finish(writers[n], stagings[n], n, trusted, lists) for n in missing]
         except BaseException:
             for staging in stagings.values():
                 shutil.rmtree(staging, ignore_errors=True)
@@ -255,14 +254,13 @@ def _open(volume: Path, path: str) -> BinaryIO:
 
 
 def _finish(
-    unpacker: Unpacker, staging: Path, number: int, release: str, lists: tuple[tuple[str, ...], ...], model: Path
+    unpacker: Unpacker, staging: Path, number: int, trusted: Trusted, lists: tuple[tuple[str, ...], ...]
 ) -> Path:
     if not unpacker.complete:
         raise TrustError("parity ends too early", where=str(staging), remedy="Use another parity volume.")
-    out = staging.with_name(f"{release}.{number}-of-{len(lists)}")
-    for path in sorted((model / "metadata").iterdir()):
-        durable.write(staging / "metadata" / path.name, path.read_bytes())
-    kept = {"release": release, "number": number, "volumes": [{"paths": list(paths)} for paths in lists]}
+    out = staging.with_name(f"{trusted.release}.{number}-of-{len(lists)}")
+    metadata.write(staging, trusted.metadata)
+    kept = {"release": trusted.release, "number": number, "volumes": [{"paths": list(paths)} for paths in lists]}
     durable.write(staging / volumes.INDEX, json.dumps(kept, indent=1) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)

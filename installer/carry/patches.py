@@ -19,7 +19,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
-from engine import durable, tree
+from engine import metadata
 from engine.errors import InputError, TrustError
 from engine.report import printable
 from engine.trust import Target, Trusted
@@ -27,7 +27,6 @@ from installer.carry.patchnames import KIND, LIST
 
 TYPE = "application/vnd.appliance.patches+json"
 ROLE = "timestamp"
-MAX_LIST = 16 << 20  # bytes
 REMEDY = "Make the delta again."
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -87,23 +86,22 @@ def write(delta: Path, trusted: Trusted, patches: Iterable[Patch], signers: Iter
             f"these keys may not sign a list of patches: {error}",
             remedy=f"Give --keys with the directory that has the keys of the role {ROLE}, or leave --patch out.",
         ) from error
-    durable.write(delta / LIST, json.dumps(envelope.to_dict(), indent=1) + "\n")
+    metadata.write(delta, {metadata.PATCHES: (json.dumps(envelope.to_dict(), indent=1) + "\n").encode()})
 
 
-def read(bundle: Path, trusted: Trusted) -> tuple[Patch, ...]:
+def read(trusted: Trusted) -> tuple[Patch, ...]:
     """The patches of a delta; none when it has no list.
+
+    Args:
+        trusted: what ``open_bundle`` gave, with the list as it was read beside the metadata.
 
     Raises:
         TrustError: the list is not signed by the release's keys, or is of another release.
     """
-    try:
-        with tree.open_beneath(bundle, LIST) as file:
-            raw = file.read(MAX_LIST + 1)
-    except FileNotFoundError:
+    raw = trusted.metadata.get(metadata.PATCHES)
+    if raw is None:
         return ()
     try:
-        if len(raw) > MAX_LIST:
-            raise ValueError("it is too long")
         envelope = Envelope.from_dict(json.loads(raw))
         _verify(envelope, trusted)
         if envelope.payload_type != TYPE:

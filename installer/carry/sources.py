@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from engine import tree
+from engine import metadata, tree
 from engine.blobs import Blobs
 from engine.errors import TrustError
 from engine.report import printable
@@ -44,13 +44,13 @@ def find(bundle: Path, trusted: Trusted, missing: list[Target], patches: Iterabl
         TrustError: a file is not as signed or signed by nobody, or a content is in neither place; nothing was copied.
     """
     trusted = extended(trusted, patches)
-    present = {e.path: e for e in tree.walk(bundle)}
+    present = {e.path: e for e in tree.walk(bundle) if not e.path.startswith(f"{metadata.DIRECTORY}/")}
     wrong = [
         p
         for p, e in present.items()
         if e.kind != "file" or (p in trusted.targets and e.size != trusted.targets[p].size)
     ]
-    extra = [p for p in present if p not in trusted.targets and not p.startswith("metadata/")]
+    extra = [p for p in present if p not in trusted.targets]
     for what, paths in (("not as signed", wrong), ("covered by no signature", extra)):
         if paths:
             raise TrustError(

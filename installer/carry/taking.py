@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import durable, tree
+from engine import durable, metadata, tree
 from engine.blobs import CHUNK
 from engine.durable import disk_errors
 from engine.errors import InputError, TrustError
@@ -57,7 +57,7 @@ def take_in(
                     where=str(volume),
                     remedy="Use it with `appliance recover` when another volume is lost.",
                 )
-            listed = patches.read(volume, trusted)
+            listed = patches.read(trusted)
             copied = _Taking(depot, volume, trusted, listed, index.number, report).run()
             store = depot.blobs.root / "pieces"
             for target in trusted.targets.values():
@@ -95,7 +95,7 @@ class _Taking:
     def run(self) -> int:
         wanted = []
         for entry in tree.walk(self._volume):
-            if entry.path.startswith("metadata/") or entry.path in (volumes.INDEX, volumes.LABEL):
+            if entry.path.startswith(f"{metadata.DIRECTORY}/") or entry.path in (volumes.INDEX, volumes.LABEL):
                 continue
             if entry.kind != "file" or not (entry.path in self._trusted.targets or entry.path in self._pieces):
                 raise TrustError(

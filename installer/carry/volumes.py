@@ -14,23 +14,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import durable, strictjson, tree
+from engine import durable, metadata, strictjson, tree
 from engine.blobs import hash_stream
 from engine.copying import copy_piece, copy_target
 from engine.errors import InputError, ResourceError, TrustError
 from engine.report import Report, Silent
 from engine.trust import Target, Trusted
-from engine.verify import Finding, metadata_finding
+from engine.verify import Finding
 from installer import medium
 from installer.carry.compare import lacking
-from installer.carry.label import label
-from installer.carry.patchnames import KIND, LIST
+from installer.carry.label import MAX_LABEL, is_label, label
+from installer.carry.patchnames import KIND
 from installer.carry.plan import BLOCK, Item, Volume, plan
 
 INDEX, LABEL = "volume.json", "LABEL.txt"
@@ -70,9 +71,9 @@ def layout(
     asked = [medium.ask(place) for place in media or (out or Path(),)]
     block = max(BLOCK, *(m.block for m in asked))
     directories = {p.parent for t in contents for p in (Path(t.path), Path("pieces") / t.sha256 / "00000")}
-    metadata = [p.stat().st_size for p in (bundle / "metadata").iterdir()]
+    listed_metadata = [len(data) for data in trusted.metadata.values()]
     # Directories take a block each; on media with small ones that is what the reserve is for.
-    overhead = RESERVE + sum(metadata) + (block > BLOCK) * block * (len(metadata) + len(directories))
+    overhead = RESERVE + sum(listed_metadata) + (block > BLOCK) * block * (len(listed_metadata) + len(directories))
     # What a directory made here is copied to is not known: to FAT32 it must be possible.
     limits = [m.cut_above for m in asked] if media else [medium.FAT_LONGEST, asked[0].longest]
     cut_above = min((n for n in limits if n is not None), default=None)
@@ -117,8 +118,13 @@ def _hidden(out: Path, ending: str) -> Path:
     return out.with_name(f".{out.name}.{ending}")
 
 
-def write(bundle: Path, split: Split, number: int, now: datetime, report: Report | None = None) -> Path:
-    """Write volume ``number`` (from 1) anew; its directory appears when it is whole.
+def write(
+    bundle: Path, trusted: Trusted, split: Split, number: int, now: datetime, report: Report | None = None
+) -> Path:
+    """Write volume ``number`` (from 1); its directory appears when it is whole, in place of an earlier one.
+
+    Args:
+        trusted: the verified metadata of ``bundle``, which every volume carries.
 
     Raises:
         InputError: there is no such volume.
@@ -147,10 +153,12 @@ def write(bundle: Path, split: Split, number: int, now: datetime, report: Report
         try:
             with ThreadPoolExecutor(WORKERS) as workers:
                 list(workers.map(one, volume.items))
-            for path in sorted((bundle / "metadata").iterdir()):
-                durable.write(staging / "metadata" / path.name, path.read_bytes())
+            metadata.write(staging, trusted.metadata)
             durable.write(staging / INDEX, json.dumps(_index(split, number), indent=1) + "\n")
-            durable.write(staging / LABEL, label(split.release, number, len(split.volumes), volume, out.name, now))
+            durable.write(
+                staging / LABEL,
+                label(split.release, number, len(split.volumes), volume, out.name, now, delta=bool(split.not_here)),
+            )
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -222,23 +230,34 @@ def pieces(trusted: Trusted) -> dict[str, tuple[Target, int]]:
     return {f"pieces/{t.sha256}/{n:05}": (t, n) for t in trusted.targets.values() for n in range(len(t.chunks))}
 
 
-def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[Finding]:
-    """Every difference between a volume and what is signed; what other volumes carry is not missed here.
+def check(
+    volume: Path,
+    trusted: Trusted,
+    made: Collection[str] = (),
+    report: Report | None = None,
+    index: Index | None = None,
+) -> list[Finding]:
+    """Every difference between a volume and what is signed; metadata/ is not looked at.
+
+    Nobody signed the index. It may say that another volume carries a file, so that the file is not missed here; it cannot say that the
+    release has no such file: what is on no volume is missing.
+
+    Args:
+        trusted: the release, and the patches that a delta carries in place of files.
+        made: SHA-256 of what need not be on any volume: what patches make, what a depot has.
+        index: what the volume says of itself, where it was read already.
 
     Raises:
         TrustError: the index is damaged.
     """
+    index = index or read_index(volume)
     report = report or Silent()
-    index, known = read_index(volume), pieces(trusted)
+    known = pieces(trusted)
     mine = set(index.volumes[index.number - 1]) if 0 < index.number <= len(index.volumes) else set()
     findings: list[Finding] = []
     present = {}
     for entry in tree.walk(volume):
-        if entry.path == LIST and any(t.kind == KIND for t in trusted.targets.values()):
-            continue  # the caller has read it, and its signature with it
-        if entry.path.startswith("metadata/"):
-            findings.extend(metadata_finding(entry.path.removeprefix("metadata/"), trusted))
-        elif entry.path not in (INDEX, LABEL):
+        if not entry.path.startswith(f"{metadata.DIRECTORY}/") and entry.path not in (INDEX, LABEL):
             present[entry.path] = entry
     report.begin("verify", sum(e.size for e in present.values()))
     for path, entry in sorted(present.items()):
@@ -261,8 +280,53 @@ def check(volume: Path, trusted: Trusted, report: Report | None = None) -> list[
         if sha256 != signed:
             findings.append(Finding("changed", path, f"SHA-256 is {sha256}, signed {signed}"))
     findings.extend(Finding("missing", path) for path in sorted(mine - set(present)))
+    if not present:
+        findings.append(Finding("missing", "content", "no file of the release is on this volume"))
+    carried = _carried(index, known, trusted)
+    findings.extend(
+        Finding("missing", path, "on no volume of the set")
+        for path, t in sorted(trusted.targets.items())
+        if t.kind != KIND and t.sha256 not in carried and t.sha256 not in made
+    )
+    findings.extend(_labelled(volume, index, trusted, known))
     report.end("verify")
     return findings
+
+
+def _carried(index: Index, known: Mapping[str, tuple[Target, int]], trusted: Trusted) -> set[str]:
+    """SHA-256 of the contents that are on the volumes of a set, whole or in all their pieces, by its index."""
+    listed = {path for volume in index.volumes for path in volume}
+    whole = {trusted.targets[p].sha256 for p in listed if p in trusted.targets}
+    numbers: dict[str, set[int]] = {}
+    for path in listed & known.keys():
+        target, number = known[path]
+        numbers.setdefault(target.sha256, set()).add(number)
+    cut = {t.sha256 for t in trusted.targets.values() if t.chunks and len(numbers.get(t.sha256, ())) == len(t.chunks)}
+    return whole | cut
+
+
+def _labelled(volume: Path, index: Index, trusted: Trusted, known: Mapping[str, tuple[Target, int]]) -> list[Finding]:
+    """The label, where there is one, says of this volume what `split` writes and nothing else."""
+    if not 0 < index.number <= len(index.volumes):
+        return []
+    try:
+        with tree.open_beneath(volume, LABEL) as file:
+            found = file.read(MAX_LABEL + 1).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    except TrustError as error:
+        return [Finding("unsigned", LABEL, error.what)]
+    size = 0
+    for path in index.volumes[index.number - 1]:
+        if path in known:
+            target, number = known[path]
+            size += min(target.chunk_size, target.size - number * target.chunk_size)
+        elif path in trusted.targets:
+            size += trusted.targets[path].size
+    files = len(index.volumes[index.number - 1])
+    if is_label(found, trusted.release, index.number, len(index.volumes), files, size):
+        return []
+    return [Finding("unsigned", LABEL, "not what `appliance split` writes for this volume; do not type what it says")]
 
 
 def require_room(split: Split, *numbers: int) -> None:

@@ -309,6 +309,7 @@ def verify(
     """Check a bundle: signatures first, then every file against them.
 
     Names every file that is missing, extra, changed or unsigned. Exit code 3 when anything is wrong. A volume is checked alone.
+    On a control host (without --root) the depot's stored state counts too: what `import` would refuse as too old is refused here.
 
     \b
     Examples:
@@ -321,7 +322,8 @@ def verify(
     from installer.cli.nextstep import after_verify
 
     screen, (pinned, where) = screen_of(ctx), pinned_root(root, keys)
-    if code := check(screen, bundle, pinned, where, depot, expect_builder):
+    state = depot or (DEFAULT_DEPOT if root is None and keys is None else None)
+    if code := check(screen, bundle, pinned, where, depot, expect_builder, state):
         raise typer.Exit(code)
     builders = [keys] if keys else [default_keys()]
     screen.next(*after_verify(bundle, where, builders, DEFAULT_DEPOT, partial=bool(depot) or is_volume(bundle)))

@@ -204,7 +204,7 @@ def split(
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(bundle, pinned)
-    trusted = patches.extended(trusted, patches.read(bundle, trusted))
+    trusted = patches.extended(trusted, patches.read(trusted))
     planned = volumes.layout(
         bundle, trusted, size=_bytes(volume_size) if volume_size else 0, media=tuple(media or ()), out=out
     )
@@ -214,7 +214,7 @@ def split(
         volumes.require_room(planned, *numbers)
         with screen:
             for number in numbers:
-                volumes.write(bundle, planned, number, datetime.now(UTC), screen)
+                volumes.write(bundle, trusted, planned, number, datetime.now(UTC), screen)
             if parity:
                 made = parities.write(planned, trusted, [out] * parity, datetime.now(UTC), screen)
     rows = [
@@ -268,7 +268,7 @@ def recover(
     screen = screen_of(ctx)
     pinned, _ = pinned_root(root, keys)
     trusted = open_bundle(media[0], pinned)
-    trusted = patches.extended(trusted, patches.read(media[0], trusted))
+    trusted = patches.extended(trusted, patches.read(trusted))
     out.mkdir(parents=True, exist_ok=True)
     with screen:
         made = parities.recover(media, trusted, out, screen)

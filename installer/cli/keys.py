@@ -237,15 +237,14 @@ def export(
 
     Example: appliance keys export /media/drive/trust-update
     """
-    from engine import durable
+    from engine import metadata
     from engine.errors import InputError
     from installer.trust.keys import KeyStore
 
     chain = KeyStore(keys).root_chain()
     if not chain:
         raise InputError("no signing keys here", where=str(keys), remedy="Name the directory with --keys.")
-    for version, data in sorted(chain.items()):
-        durable.write(out / "metadata" / f"{version}.root.json", data)
+    metadata.write(out, {metadata.root_name(version): data for version, data in chain.items()})
     written = sum(len(d) for d in chain.values())
     screen_of(ctx).result(
         {"directory": str(out), "version": max(chain), "size": written},

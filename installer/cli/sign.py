@@ -49,6 +49,7 @@ def sign(
       appliance sign dist/ours-1.0.0 --key alice.pub.json --root root.json
       appliance sign dist/ours-1.0.0 --signatures from-alice/targets.json --signatures from-bob/targets.json
     """
+    from engine import metadata
     from engine.errors import InputError, TrustError
     from engine.trust import listing
     from engine.verify import compare
@@ -60,7 +61,7 @@ def sign(
     screen = screen_of(ctx)
     ask_pin = pin(pin_file)
     store = KeyStore(root.parent if root else keys, ask_pin)
-    draft = signing.read_draft(bundle / "metadata" / "targets.json")
+    draft = signing.draft_of(metadata.read(bundle))
     trusted = listing(draft.signed, store.root().version)
     digest = signing.content_digest({t.path: t.sha256 for t in trusted.targets.values()})
     if expect and expect.removeprefix("sha256:") != digest:
@@ -72,8 +73,7 @@ def sign(
     if not metadata_only:
         with screen:
             checked = compare(bundle, trusted, screen)
-        wrong = [f for f in checked.findings if not f.path.startswith("metadata/")]
-        if wrong:
+        if wrong := checked.findings:
             raise TrustError(
                 f"{len(wrong)} files are not as listed, first {wrong[0].path} ({wrong[0].problem})",
                 where=str(bundle),
@@ -87,7 +87,7 @@ def sign(
             raise InputError("nothing was signed", remedy="Give --yes where nobody can answer.")
     secret = passphrase(passphrase_file, purpose="the key" if files else f"the signing keys in {keys}")
     signers = [f.open(secret, ask_pin) for f in files] or store.signers("targets", secret)
-    done = signing.add_signatures(bundle, store, secret, signers, signatures or [])
+    done = signing.add_signatures(bundle, draft, store, secret, signers, signatures or [])
     screen.result(
         {
             "release": trusted.release,
@@ -122,13 +122,14 @@ def renew(
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
 ) -> None:
-    """Sign the metadata of a bundle anew, without its content: for one that expires, or whose keys were rotated.
+    """Sign the metadata of a bundle again, without its content: for one that expires, or whose keys were rotated.
 
     The result is small; inside, `appliance import` of it renews the bundle that is in the depot.
     Signers elsewhere sign it like any release, with --metadata-only.
 
     Example: appliance renew dist/ours-1.0.0 --out /media/drive/ours-1.0.0-renewal
     """
+    from engine import metadata
     from installer.trust import sign as signing
     from installer.trust.keys import KeyStore
     from installer.trust.secret import passphrase, pin
@@ -136,7 +137,7 @@ def renew(
     store = KeyStore(keys, pin(pin_file))
     secret = passphrase(passphrase_file, purpose=f"the signing keys in {keys}")
     done = signing.renew(bundle, out, keys=store, passphrase=secret, days=expires_days, now=datetime.now(UTC))
-    written = sum(p.stat().st_size for p in (out / "metadata").iterdir())
+    written = metadata.size(out)
     screen_of(ctx).result(
         {"directory": str(out), "version": done.version, "size": written, "finished": done.finished},
         f"{out}: renewed metadata, {size(written)}. Inside: appliance import {out}"

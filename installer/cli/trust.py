@@ -71,19 +71,13 @@ def update(
 
     Example: appliance trust update /media/drive/trust-update
     """
+    from engine import metadata
     from engine.errors import InputError
-    from engine.tree import open_beneath, walk
-    from engine.trust import CONFIG
     from installer.depot import Depot
 
-    if not (directory / "metadata").is_dir():
+    if not metadata.present(directory):
         raise InputError("not a trust update", where=str(directory), remedy="Name what `appliance keys export` wrote.")
-    chain = {}
-    for entry in walk(directory / "metadata"):
-        number, _, rest = entry.path.partition(".")
-        if entry.kind == "file" and rest == "root.json" and number.isdigit() and len(number) < 7:
-            with open_beneath(directory / "metadata", entry.path) as file:
-                chain[int(number)] = file.read(CONFIG.root_max_length)
+    chain = metadata.read(directory).roots
     store = Depot(depot)
     before = max(store.memory().roots())
     version = store.learn(chain)

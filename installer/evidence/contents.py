@@ -86,7 +86,7 @@ def read(bundle: Path, pinned_root: bytes, *, draft: bool = False) -> Contents:
     licences = _json(bundle, trusted, LICENCES) if LICENCES in trusted.targets else {}
     told = _json(bundle, trusted, PROVENANCE) if PROVENANCE in trusted.targets else {}
     definition = dict(manifest.get("definition") or {})
-    return Contents(trusted, definition, lock, licences, signers.read(bundle, trusted), provenance.builder_of(told))
+    return Contents(trusted, definition, lock, licences, signers.read(trusted), provenance.builder_of(told))
 
 
 def sbom(bundle: Path, pinned_root: bytes) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from engine import tree, trust
+from engine import metadata, trust
 from engine.memory import require_follows
 from engine.trust import Trusted
 from installer.trust import sign
@@ -13,8 +14,7 @@ from installer.trust.keys import read_root
 
 def is_draft(bundle: Path) -> bool:
     """Whether a bundle has a list of files and no timestamp, so that no client takes it."""
-    metadata = bundle / "metadata"
-    return (metadata / "targets.json").exists() and not (metadata / "timestamp.json").exists()
+    return metadata.has(bundle, "targets.json") and not metadata.has(bundle, "timestamp.json")
 
 
 def listed(bundle: Path, pinned_root: bytes) -> Trusted:
@@ -24,16 +24,9 @@ def listed(bundle: Path, pinned_root: bytes) -> Trusted:
         InputError: the list is missing or malformed.
         TrustError: a root of the chain or a path in the list is not allowed.
     """
+    files = metadata.read(bundle)
     root, version = pinned_root, read_root(pinned_root, "the pinned root").version
-    while (following := _root(bundle, version + 1)) is not None:
+    while (following := files.roots.get(version + 1)) is not None:
         require_follows(root, following, version + 1)
         root, version = following, version + 1
-    return trust.listing(sign.read_draft(bundle / "metadata" / "targets.json").signed, version, root)
-
-
-def _root(bundle: Path, version: int) -> bytes | None:
-    try:
-        with tree.open_beneath(bundle, f"metadata/{version}.root.json") as file:
-            return file.read(trust.CONFIG.root_max_length)
-    except FileNotFoundError:
-        return None
+    return replace(trust.listing(sign.draft_of(files).signed, version, root), metadata=files.content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import metadata
 from engine.errors import ApplianceError
 from installer.evidence import contents, drafts
 from installer.evidence.contents import Contents
@@ -36,7 +37,7 @@ def beside(bundle: Path, pinned_root: bytes, this: Contents) -> Found:
     others = [p for p in beside if p.name.startswith(named) and p != here]
     for path in others[:MAX_BESIDE]:
         try:
-            if not (path / "metadata").is_dir() or drafts.is_draft(path):
+            if not metadata.present(path) or drafts.is_draft(path):
                 continue  # of a draft no site has anything
             other = contents.read(path, pinned_root)
         except (ApplianceError, OSError) as error:

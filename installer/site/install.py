@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import durable
-from engine.blobs import hash_file
+from engine import durable, metadata
 from engine.memory import Demand
 from engine.report import Report
 from engine.trust import Target
@@ -179,7 +179,7 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
         )
         with _depot_served(request, release.view):
             books.run("site.yml", nodes)
-        listed = hash_file(release.view / "metadata" / "targets.json")[0]
+        listed = hashlib.sha256(metadata.load(release.view, "targets.json") or b"").hexdigest()
     return DryRun(release.name, targets, listed, tracker, outcome.log)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from cryptography import x509
 
+from engine import metadata
+from engine.errors import ApplianceError
 from installer.releases import releases
 
-ROLES = ("root", "timestamp", "snapshot", "targets")
+ROLES = ("timestamp", "snapshot", "targets")
 WARN_DAYS, FAIL_DAYS = 30, 7
 MAX_FILE = 4 << 20  # bytes
 MAX_RUNS = 50  # newest ones that are looked at for how long a run takes
@@ -24,20 +26,18 @@ def control(depot: Path, ca: Path, runs: Path, now: datetime | None = None) -> d
     ``days`` are whole days, negative after the end; a file that cannot be read stands in ``troubles``.
     """
     at, troubles = now or datetime.now(UTC), []
-    metadata = {}
+    known = {}
     for release in releases(depot):
         ends = []
         for role in ROLES:
-            path = depot / "bundles" / release / "metadata" / f"{role}.json"
-            if role == "root" and not path.exists():
-                continue  # kept as N.root.json; the depot's pinned root is looked at below
             try:
-                ends.append(((datetime.fromisoformat(_json(path)["signed"]["expires"]) - at).days, role))
-            except (OSError, ValueError, KeyError, TypeError):
-                troubles.append(f"{path} cannot be read")
+                signed = json.loads(metadata.load(depot / "bundles" / release, f"{role}.json") or b"")["signed"]
+                ends.append(((datetime.fromisoformat(signed["expires"]) - at).days, role))
+            except (ApplianceError, OSError, ValueError, KeyError, TypeError):
+                troubles.append(f"the {role} metadata of {release} cannot be read")
         if ends:
             days, role = min(ends)
-            metadata[release] = {"days": days, "role": role}
+            known[release] = {"days": days, "role": role}
     authorities = {}
     for name, path in (("ca", ca / "ca.crt"), ("previous ca", ca.with_name(f"{ca.name}-previous") / "ca.crt")):
         if path.exists():
@@ -47,7 +47,7 @@ def control(depot: Path, ca: Path, runs: Path, now: datetime | None = None) -> d
             except (OSError, ValueError):
                 troubles.append(f"{path} cannot be read")
     return {
-        "releases": metadata,
+        "releases": known,
         "authorities": authorities,
         "run": newest(runs),
         "troubles": troubles,

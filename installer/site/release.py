@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import verify
+from engine import metadata, verify
 from engine.errors import InputError, TrustError
 from engine.memory import Demand
 from engine.report import Report
@@ -90,22 +91,19 @@ def to_look_at(depot: Depot, bundle: Path, root: Path | None, report: Report) ->
             remedy=f"`appliance verify --depot {depot.root}` lists every such file.",
         )
     trusted = checked.trusted
-    if all((bundle / path).is_file() for path in trusted.targets):
-        yield Release(trusted.release, bundle.resolve(), pinned.resolve())
-        return
     with _completed(depot, bundle.resolve(), trusted) as view:
         yield Release(trusted.release, view, pinned.resolve())
 
 
 @contextmanager
 def _completed(depot: Depot, bundle: Path, trusted: Trusted) -> Iterator[Path]:
-    """A delta as a whole release: links to its files, and to the depot's for the rest."""
-    scratch = Path(tempfile.mkdtemp(prefix=".look-", dir=depot.root))
+    """A bundle or delta as a whole release: its metadata as it was verified, links to its files, and to the depot's for the rest."""
+    scratch = Path(tempfile.mkdtemp(prefix=".look-", dir=depot.root if os.access(depot.root, os.W_OK) else None))
     try:
         scratch.chmod(0o755)  # the depot's web server reads it as another user
         view = scratch / trusted.release
         view.mkdir()
-        (view / "metadata").symlink_to(bundle / "metadata")
+        metadata.write(view, {n: d for n, d in trusted.metadata.items() if n != metadata.PATCHES})
         for path, target in trusted.targets.items():
             source = bundle / path
             if not source.is_file():
@@ -175,17 +173,11 @@ def _told(others: Mapping[str, str]) -> str:
 
 def _known(depot: Depot, bundle: Path) -> str:
     """The imported release whose signed list is that of this directory, byte for byte; empty when there is none."""
-    listed = bundle / "metadata" / "targets.json"
-    for name in depot.releases():
-        kept = depot.view(name) / "metadata" / "targets.json"
-        # Compared before anything of it is read: these bytes were verified when the depot took them in.
-        if (
-            listed.is_file()
-            and listed.stat().st_size == kept.stat().st_size
-            and listed.read_bytes() == kept.read_bytes()
-        ):
-            return name
-    return ""
+    listed = metadata.load(bundle, "targets.json") if metadata.present(bundle) else None
+    if listed is None:
+        return ""
+    # Only compared: the same bytes were verified when the depot took them in.
+    return next((name for name in depot.releases() if metadata.load(depot.view(name), "targets.json") == listed), "")
 
 
 def _older(depot: Depot, release: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import metadata
 from engine.report import Report
 from installer import product
 from installer.site import nodes
@@ -74,7 +75,9 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
             p for p in base.rglob("*") if p.is_file() and "molecule" not in p.parts and p.suffix != ".pyc"
         ):
             common.update(f"{name}/{path.relative_to(base)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    for path in (view / "metadata" / "targets.json", ca_dir / "ca.crt", ca_dir / "crl.pem"):
+    listed = metadata.load(view, "targets.json")
+    common.update(b"none" if listed is None else hashlib.sha256(listed).digest())
+    for path in (ca_dir / "ca.crt", ca_dir / "crl.pem"):
         common.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"none")
     # How a change walks through the nodes is no part of what it makes of them.
     variables = {k: v for k, v in variables.items() if k != "appliance_site"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
-from engine import durable, trust
+from engine import metadata
 from engine.blobs import hash_chunks, hash_file
 from engine.errors import InputError, TrustError
+from engine.metadata import Files
 from installer.trust import roots
 from installer.trust.keys import PRETTY, KeyStore
 from installer.trust.roots import Signatures
@@ -129,26 +131,33 @@ def sign(
     expires = (now + timedelta(days=days)).astimezone(UTC).replace(microsecond=0)
     about = {NAME: name, RELEASE: release}
     draft = Metadata(Targets(version=version, expires=expires, targets=targets, unrecognized_fields=about))
-    _write_chain(bundle / "metadata", keys)
-    return _advance(bundle / "metadata", draft, keys, passphrase, keys.signers("targets", passphrase))
+    metadata.write(bundle, {metadata.root_name(n): root for n, root in keys.root_chain().items()})
+    return _advance(bundle, draft, keys, passphrase, keys.signers("targets", passphrase))
 
 
 def add_signatures(
-    bundle: Path, keys: KeyStore, passphrase: str, signers: Sequence[Signer], others: Iterable[Path] = ()
+    bundle: Path,
+    draft: Metadata[Targets],
+    keys: KeyStore,
+    passphrase: str,
+    signers: Sequence[Signer],
+    others: Iterable[Path] = (),
 ) -> Signed:
     """Add signatures to a drafted release, and finish it when that is enough and ``keys`` can.
 
+    What is signed and written is ``draft`` as it is in memory. The bundle's own targets.json is not read again: it may be another one
+    by now than the one that was checked and shown.
+
     Args:
+        draft: the list of files that the signers have checked (``draft_of``).
         signers: who signs now.
         others: targets.json of copies that others have signed; their signatures are taken over.
 
     Raises:
         InputError: a copy is not of this release, or somebody signs whom the root does not allow.
     """
-    metadata = bundle / "metadata"
-    draft = read_draft(metadata / "targets.json")
     for path in others:
-        copy = read_draft(path)
+        copy = read_copy(path)
         if copy.signed_bytes != draft.signed_bytes:
             raise InputError(
                 "this is not a copy of the same release",
@@ -164,16 +173,16 @@ def add_signatures(
                 where=str(keys.root_path),
                 remedy="`appliance keys rotate targets --key` adds it to the root.",
             )
-    return _advance(metadata, draft, keys, passphrase, signers)
+    return _advance(bundle, draft, keys, passphrase, signers)
 
 
 def renew(bundle: Path, out: Path, *, keys: KeyStore, passphrase: str, days: int, now: datetime) -> Signed:
-    """Sign the metadata of ``bundle`` anew into ``out/metadata``: same content, new version, new expiry, newest root chain.
+    """Sign the metadata of ``bundle`` again into ``out/metadata``: same content, new version, new expiry, newest root chain.
 
     Raises:
         TrustError: the present metadata was not signed by these keys.
     """
-    old = read_draft(bundle / "metadata" / "targets.json")
+    old = draft_of(metadata.read(bundle))
     _require_ours(bundle, old, keys)
     about = old.signed.unrecognized_fields
     return sign(
@@ -195,32 +204,52 @@ def _require_ours(bundle: Path, old: Metadata[Targets], keys: KeyStore) -> None:
     )
 
 
-def read_draft(path: Path) -> Metadata[Targets]:
-    """A targets.json of ours that may lack signatures. Read on machines that sign, never to use content.
+def draft_of(files: Files) -> Metadata[Targets]:
+    """The targets.json of a release that may lack signatures. Used on machines that sign, never to use content.
 
     Raises:
         InputError: it is missing or malformed.
     """
+    data = files.content.get("targets.json")
+    if data is None:
+        raise InputError(
+            "there is no list of files (metadata/targets.json)", where=files.where, remedy="Name a bundle's directory."
+        )
+    return _parsed(data, f"{files.where}/{metadata.DIRECTORY}/targets.json")
+
+
+def read_copy(path: Path) -> Metadata[Targets]:
+    """A targets.json that another signer sent back.
+
+    Raises:
+        InputError: it is missing, malformed or too long.
+    """
+    limit = metadata.TARGETS_LENGTH
     try:
-        with path.open("rb") as file:
-            data = file.read(trust.CONFIG.targets_max_length + 1)
-        if len(data) > trust.CONFIG.targets_max_length:
-            raise InputError("longer than any list of files may be", where=str(path), remedy="Copy the bundle again.")
-        return Metadata[Targets].from_bytes(data)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe must not hang
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError("not a file", where=str(path), remedy="Name the targets.json that the signer sent.")
+            data = file.read(limit + 1)
     except OSError as error:
         raise InputError(
-            f"cannot read it: {error.strerror}", where=str(path), remedy="Name a bundle's directory."
+            f"cannot read it: {error.strerror}", where=str(path), remedy="Name the targets.json that the signer sent."
         ) from error
-    except InputError:
-        raise
+    if len(data) > limit:
+        raise InputError("longer than any list of files may be", where=str(path), remedy="Ask the signer for it again.")
+    return _parsed(data, str(path))
+
+
+def _parsed(data: bytes, where: str) -> Metadata[Targets]:
+    try:
+        return Metadata[Targets].from_bytes(data)
     except Exception as error:  # python-tuf raises many types on malformed input
         raise InputError(
-            f"not the metadata of a release: {error}", where=str(path), remedy="Copy the bundle again."
+            f"not the metadata of a release: {error}", where=where, remedy="Copy the bundle again."
         ) from error
 
 
 def _advance(
-    metadata: Path, draft: Metadata[Targets], keys: KeyStore, passphrase: str, signers: Sequence[Signer]
+    bundle: Path, draft: Metadata[Targets], keys: KeyStore, passphrase: str, signers: Sequence[Signer]
 ) -> Signed:
     for signer in signers:
         draft.sign(signer, append=True)
@@ -230,14 +259,12 @@ def _advance(
     raw = draft.to_bytes(PRETTY)
     online = {role: keys.signers(role, passphrase) for role in ("snapshot", "timestamp")} if state.enough else {}
     finish = state.enough and all(len(s) >= root.roles[r].threshold for r, s in online.items())
-    durable.write(metadata / "targets.json", raw)
-    if finish:
-        _finish(metadata, draft.signed, raw, online)
+    metadata.write(bundle, {"targets.json": raw, **(_finish(draft.signed, raw, online) if finish else {})})
     return Signed(draft.signed.version, state, finish)
 
 
-def _finish(metadata: Path, targets: Targets, raw_targets: bytes, online: dict[str, list[Signer]]) -> None:
-    """The timestamp comes last: with it the release can be verified."""
+def _finish(targets: Targets, raw_targets: bytes, online: dict[str, list[Signer]]) -> dict[str, bytes]:
+    """Snapshot and timestamp, by file name."""
     version, expires = targets.version, targets.expires
     snapshot = Metadata(Snapshot(version=version, expires=expires, meta={"targets.json": _meta(version, raw_targets)}))
     for signer in online["snapshot"]:
@@ -246,13 +273,7 @@ def _finish(metadata: Path, targets: Targets, raw_targets: bytes, online: dict[s
     timestamp = Metadata(Timestamp(version=version, expires=expires, snapshot_meta=_meta(version, raw_snapshot)))
     for signer in online["timestamp"]:
         timestamp.sign(signer, append=True)
-    durable.write(metadata / "snapshot.json", raw_snapshot)
-    durable.write(metadata / "timestamp.json", timestamp.to_bytes(PRETTY))
-
-
-def _write_chain(metadata: Path, keys: KeyStore) -> None:
-    for number, root in keys.root_chain().items():
-        durable.write(metadata / f"{number}.root.json", root)
+    return {"snapshot.json": raw_snapshot, "timestamp.json": timestamp.to_bytes(PRETTY)}
 
 
 def content_digest(hashes: dict[str, str]) -> str:

@@ -7,13 +7,13 @@ import functools
 import json
 import struct
 import tempfile
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from securesystemslib.dsse import Envelope
 
+from engine import metadata
 from engine.errors import ApplianceError
-from installer.carry import patches, patchnames
+from installer.carry import patches
 from installer.patch import zstd
 from installer.patch.apply import apply
 from installer.patch.index import LENGTHS, MAGIC, Index, load
@@ -80,16 +80,13 @@ def signed_list(data: bytes) -> None:
     assert isinstance(keys, MemoryKeys)
     for signer in keys.signers(patches.ROLE, ""):
         envelope.sign(signer)
-    with tempfile.TemporaryDirectory(dir=scratch()) as place:
-        path = Path(place) / patchnames.LIST
-        path.parent.mkdir()
-        path.write_text(json.dumps(envelope.to_dict()))
-        with contextlib.suppress(ApplianceError):
-            known = {t.sha256 for t in good_trusted().targets.values()}
-            for patch in patches.read(Path(place), good_trusted()):
-                assert patch.target in known
-                assert patch.path.startswith("patches/")
-                assert "/" not in patch.path.removeprefix("patches/")
+    listed = {metadata.PATCHES: json.dumps(envelope.to_dict()).encode()}
+    with contextlib.suppress(ApplianceError):
+        known = {t.sha256 for t in good_trusted().targets.values()}
+        for patch in patches.read(replace(good_trusted(), metadata=listed)):
+            assert patch.target in known
+            assert patch.path.startswith("patches/")
+            assert "/" not in patch.path.removeprefix("patches/")
 
 
 def _list_seed() -> bytes:

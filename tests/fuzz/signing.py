@@ -56,7 +56,7 @@ def private_key(data: bytes) -> None:
 def draft(data: bytes) -> None:
     """A targets.json that a signer is asked to sign."""
     with contextlib.suppress(ApplianceError):
-        read = sign.read_draft(_file(data))
+        read = sign.read_copy(_file(data))
         listing(read.signed, 1)
 
 
@@ -102,7 +102,7 @@ def _receipt_seed() -> list[bytes]:
 def _split() -> Split:
     trusted = good_trusted()
     made = volumes.layout(good().path, trusted, size=1 << 24, out=scratch() / "volumes")
-    volumes.write(good().path, made, 1, NOW)
+    volumes.write(good().path, trusted, made, 1, NOW)
     parity.write(made, trusted, [scratch() / "volumes"], NOW)
     return made
 

@@ -107,7 +107,7 @@ def test_taking_in_volumes(stride: int, tmp_path: Path, bundle: Bundle, pin: Pat
     trusted = open_bundle(bundle.path, bundle.root)
     split = volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 130_000, out=tmp_path / "volumes")
     for number in range(1, len(split.media) + 1):
-        volumes.write(bundle.path, split, number, NOW)
+        volumes.write(bundle.path, trusted, split, number, NOW)
     depot = Depot(tmp_path / "depot")
 
     def all_of_them() -> None:
@@ -131,7 +131,7 @@ def test_writing_a_delta_and_a_volume(stride: int, tmp_path: Path, bundle: Bundl
     def both() -> None:
         if not out.exists():
             delta.write(bundle.path, trusted, out, [])
-        volumes.write(bundle.path, split, 1, NOW)
+        volumes.write(bundle.path, trusted, split, 1, NOW)
 
     def afterwards() -> None:
         if out.exists():
@@ -144,7 +144,7 @@ def test_writing_a_delta_and_a_volume(stride: int, tmp_path: Path, bundle: Bundl
     def prepare() -> None:
         """A volume of an earlier run is there, to be written again."""
         shutil.rmtree(out, ignore_errors=True)
-        volumes.write(bundle.path, split, 1, NOW)
+        volumes.write(bundle.path, trusted, split, 1, NOW)
 
     assert at_steps(stride, prepare, both, afterwards) >= 20
 

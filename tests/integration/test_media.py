@@ -231,7 +231,7 @@ bundle, place = Path(sys.argv[1]), Path(sys.argv[2])
 trusted = open_bundle(bundle, bytes.fromhex(sys.argv[3]))
 split = volumes.layout(bundle, trusted, media=(place,))
 for number in range(1, len(split.volumes) + 1):
-    print(volumes.write(bundle, split, number, datetime.now(UTC)))
+    print(volumes.write(bundle, trusted, split, number, datetime.now(UTC)))
 """
 
 
@@ -299,7 +299,7 @@ def test_a_medium_that_fills_in_the_middle_leaves_nothing_half_and_the_next_run_
     monkeypatch.setattr(volumes, "copy_target", slow)
     monkeypatch.setattr(delta, "copy_target", slow)
     for attempt in (
-        lambda: volumes.write(bundle.path, split, 1, NOW),
+        lambda: volumes.write(bundle.path, trusted, split, 1, NOW),
         lambda: delta.write(bundle.path, trusted, small_stick / "delta", ()),
     ):
         with pytest.raises(ResourceError, match="the disk is full"):
@@ -307,7 +307,7 @@ def test_a_medium_that_fills_in_the_middle_leaves_nothing_half_and_the_next_run_
         assert [p.name for p in small_stick.iterdir()] == ["hog"]
         (small_stick / "hog").unlink()
     monkeypatch.undo()
-    assert verify(volumes.write(bundle.path, split, 1, NOW), bundle.root).trusted.release == "demo-1.0.0"
+    assert verify(volumes.write(bundle.path, trusted, split, 1, NOW), bundle.root).trusted.release == "demo-1.0.0"
     assert volumes.check(split.media[0], trusted) == []
 
 
@@ -317,12 +317,12 @@ def test_a_volume_is_written_again_where_there_is_no_room_for_both(
     """After a run that ended early the same plan comes out, although its volumes take the room of the media now."""
     with exfat(tmp_path, 9 << 20) as place:
         first = volumes.layout(bundle.path, trusted, media=(place,))
-        volumes.write(bundle.path, first, 1, NOW)
+        volumes.write(bundle.path, trusted, first, 1, NOW)
         assert free(place) < sum(i.occupied for i in first.volumes[0].items)
         again = volumes.layout(bundle.path, trusted, media=(place,))
         assert [[i.path for i in v.items] for v in again.volumes] == [[i.path for i in v.items] for v in first.volumes]
         volumes.require_room(again, 1)
-        volumes.write(bundle.path, again, 1, NOW)
+        volumes.write(bundle.path, trusted, again, 1, NOW)
         assert volumes.check(again.media[0], trusted) == []
         assert [p.name for p in place.iterdir()] == ["demo-1.0.0.1-of-1"]
 
@@ -338,7 +338,7 @@ def test_volumes_and_parity_that_do_not_fit_together_are_told_first(
     with exfat(_below(tmp_path), 9 << 20) as place:
         split = volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 5_000_000, out=place)
         for number in range(1, len(split.volumes) + 1):
-            volumes.write(bundle.path, split, number, NOW)
+            volumes.write(bundle.path, trusted, split, number, NOW)
         before = {p.name for p in place.iterdir()}
         with pytest.raises(ResourceError, match="more than are free"):
             parity.write(split, trusted, [place], NOW)

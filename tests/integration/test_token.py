@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import metadata
 from engine.errors import ResourceError
 from engine.verify import verify
 from installer.trust import sign, signer
@@ -58,7 +59,7 @@ def test_a_token_and_a_file_release_together(token: None, tmp_path: Path) -> Non
     targets = sign.targets_of(sign.digests_of(bundle, ["content/a"]), lambda p: Label("files", ("gpu",)))
     sign.sign(bundle, targets, name="ours", release="ours-1.0.0", keys=store, passphrase=PASSPHRASE, days=30, now=NOW)
     signers = [alice.open("", lambda what: PIN), bob.open(PASSPHRASE, lambda what: "")]
-    assert sign.add_signatures(bundle, store, PASSPHRASE, signers).finished
+    assert sign.add_signatures(bundle, sign.draft_of(metadata.read(bundle)), store, PASSPHRASE, signers).finished
     assert verify(bundle, store.root_bytes()).good
 
 

@@ -11,6 +11,7 @@ import pytest
 from cryptography.exceptions import InternalError
 from tuf.api.metadata import TargetFile
 
+from engine import metadata
 from engine.errors import InputError, TrustError
 from engine.memory import Memory
 from engine.verify import verify
@@ -64,7 +65,7 @@ def signed_by(tmp_path: Path, bundle: Path, name: str, root: bytes) -> Signed:
     (theirs / "root.json").write_bytes(root)
     file = signer.read_public(theirs / f"{name}.pub.json")
     opened = file.open(f"{PASSPHRASE} {name}", lambda what: "")
-    return sign.add_signatures(bundle, KeyStore(theirs), "", [opened])
+    return sign.add_signatures(bundle, sign.draft_of(metadata.read(bundle)), KeyStore(theirs), "", [opened])
 
 
 def test_nobody_releases_alone_and_two_of_three_do(tmp_path: Path, builder: KeyStore) -> None:
@@ -78,7 +79,7 @@ def test_nobody_releases_alone_and_two_of_three_do(tmp_path: Path, builder: KeyS
     enough = signed_by(tmp_path, bundle, "bob", root)
     assert enough.signatures.enough
     assert not enough.finished
-    assert sign.add_signatures(bundle, builder, PASSPHRASE, []).finished
+    assert sign.add_signatures(bundle, sign.draft_of(metadata.read(bundle)), builder, PASSPHRASE, []).finished
     assert verify(bundle, root).good
 
 
@@ -91,7 +92,7 @@ def test_signatures_made_side_by_side_on_copies_are_brought_together(tmp_path: P
         shutil.copytree(bundle, copy)
         signed_by(tmp_path, copy, name, root)
         copies.append(copy / "metadata/targets.json")
-    done = sign.add_signatures(bundle, builder, PASSPHRASE, [], copies)
+    done = sign.add_signatures(bundle, sign.draft_of(metadata.read(bundle)), builder, PASSPHRASE, [], copies)
     assert done.finished
     assert verify(bundle, root).good
 
@@ -119,7 +120,9 @@ def test_a_signature_for_other_content_is_refused(tmp_path: Path, builder: KeySt
     raw["signed"]["targets"]["content/a"]["length"] = 2
     (other / "metadata/targets.json").write_text(json.dumps(raw))
     with pytest.raises(InputError, match="not a copy of the same release"):
-        sign.add_signatures(bundle, builder, PASSPHRASE, [], [other / "metadata/targets.json"])
+        sign.add_signatures(
+            bundle, sign.draft_of(metadata.read(bundle)), builder, PASSPHRASE, [], [other / "metadata/targets.json"]
+        )
 
 
 def test_a_damaged_signature_is_dropped_and_does_not_count(tmp_path: Path, builder: KeyStore) -> None:

@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, Root
 from engine import verify as verify_module
 from engine.errors import TrustError
 from engine.trust import Trusted
-from engine.verify import compare, open_bundle, roots, verify
+from engine.verify import compare, open_bundle, opened, verify
 from installer.carry import parity, volumes
 from tests.bundles import NOW, Bundle, MemoryKeys, make
 
@@ -55,7 +55,7 @@ def media(bundle: Bundle, trusted: Trusted, fast: Path) -> list[Path]:
     out = fast / "media"
     made = volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 230_000, out=out)
     for number in range(1, len(made.volumes) + 1):
-        volumes.write(bundle.path, made, number, NOW)
+        volumes.write(bundle.path, trusted, made, number, NOW)
     parity.write(made, trusted, [out], NOW)
     return sorted(out.iterdir())
 
@@ -90,7 +90,7 @@ def test_metadata_cut_or_lengthened_anywhere_are_refused(bundle: Bundle, trusted
 
     def refused() -> bool:
         if name in ("1.root.json", "2.root.json"):  # which the client does not read, for it has the pinned one
-            return f"metadata/{name}" in [f.path for f in roots(bundle.path, trusted, pinned)]
+            return f"metadata/{name}" in [f.path for f in opened(bundle.path, pinned)[1]]
         try:
             open_bundle(bundle.path, pinned)
         except TrustError:
@@ -178,7 +178,11 @@ def test_two_members_of_one_size_exchanged_are_both_named(bundle: Bundle, media:
 def test_a_member_that_is_there_twice_is_named(bundle: Bundle, media: list[Path], trusted: Trusted, where: str) -> None:
     for top, source in ((bundle.path, "content/files/a"), (media[0], "metadata/targets.json")):
         shutil.copyfile(top / source, top / where) if (top / where).parent.is_dir() else None
-        found = verify(top, bundle.keys.roots[PINNED]).findings if top == bundle.path else volumes.check(top, trusted)
+        pinned = bundle.keys.roots[PINNED]
+        if top == bundle.path:
+            found = list(verify(top, pinned).findings)
+        else:
+            found = [*opened(top, pinned)[1], *volumes.check(top, trusted)]
         there = (top / where).exists()
         (top / where).unlink(missing_ok=True)
         assert [f.path for f in found] == ([where] if there else [])
@@ -214,8 +218,7 @@ def test_an_old_root_with_keys_that_the_starting_kit_cannot_check_is_not_called_
 
     keys.next_root(back, [old, new])
     bundle = make(tmp_path, {"files/a": b"a"}, keys=keys)
-    trusted = open_bundle(bundle.path, keys.roots[3])
-    assert roots(bundle.path, trusted, keys.roots[3]) == []
+    assert opened(bundle.path, keys.roots[3])[1] == []
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     can = {n: verify_module._can_check(Metadata[Root].from_bytes(r).signed) for n, r in keys.roots.items()}

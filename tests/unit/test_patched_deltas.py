@@ -252,9 +252,11 @@ def test_a_delta_with_patches_crosses_on_volumes_in_any_order(
     size = volumes.RESERVE + metadata + sum(p.size for p in patched_delta.patches) + 2 * BLOCK
     split = volumes.layout(patched_delta.path, trusted, size=size, out=tmp_path / "volumes")
     assert len(split.media) == 2
+    here = {t.sha256 for t in trusted.targets.values() if depot.blobs.has(t.sha256, t.size)}
+    elsewhere = here | {p.target for p in patched_delta.patches}
     for number in range(1, len(split.media) + 1):
-        volumes.write(patched_delta.path, split, number, NOW)
-        assert volumes.check(split.media[number - 1], trusted) == []
+        volumes.write(patched_delta.path, trusted, split, number, NOW)
+        assert volumes.check(split.media[number - 1], trusted, elsewhere) == []
     assert split.not_here == 2
     taken = [take_in(depot, medium) for medium in reversed(split.media)]
     assert [t.waiting for t in taken] == [(1,), ()]
@@ -268,7 +270,7 @@ def test_volumes_with_a_patch_for_a_base_that_is_not_there_name_it(
 ) -> None:
     trusted = extended(open_bundle(patched_delta.path, base.root), patched_delta.patches)
     split = volumes.layout(patched_delta.path, trusted, size=1 << 30, out=tmp_path / "volumes")
-    volumes.write(patched_delta.path, split, 1, NOW)
+    volumes.write(patched_delta.path, trusted, split, 1, NOW)
     (tmp_path / "pin").write_bytes(base.root)
     with pytest.raises(TrustError, match=r"first content/runtimes/r\.squashfs of demo-1\.0\.0"):
         take_in(Depot(tmp_path / "empty"), split.media[0], root_json=tmp_path / "pin")
@@ -297,7 +299,7 @@ def test_a_wheel_is_made_of_the_image_that_was_made_before_it(tmp_path: Path, ke
         else:
             trusted = extended(open_bundle(made.path, base.root), made.patches)
             split = volumes.layout(made.path, trusted, size=1 << 30, out=tmp_path / "volumes")
-            volumes.write(made.path, split, 1, NOW)
+            volumes.write(made.path, trusted, split, 1, NOW)
             taken = take_in(depot, split.media[0])
             assert taken.view
             view = taken.view

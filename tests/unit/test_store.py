@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine import trust
+from engine import metadata, trust
 from engine.blobs import Blobs
 from engine.errors import ApplianceError, Exit, TrustError
 from engine.memory import Memory
@@ -41,7 +41,9 @@ class Node:
         self.root = where / "root.json"
         self.root.write_bytes(bundle.root)
         self.view = self.store / "views/demo-1.0.0"
-        trusted = Memory(self.store / "trust", bundle.root).refresh(trust.DirectoryFetcher(bundle.path), "file://")
+        trusted = Memory(self.store / "trust", bundle.root).refresh(
+            trust.FilesFetcher(metadata.read(bundle.path).content), "file://"
+        )
         self.blobs = Blobs(self.store / "blobs")
         for path, target in trusted.targets.items():
             copy = where / "copy"

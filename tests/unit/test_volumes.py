@@ -42,7 +42,7 @@ def split(bundle: Bundle, trusted: Trusted, tmp_path: Path) -> Split:
     """Written volumes, four of them."""
     made = volumes.layout(bundle.path, trusted, size=volumes.RESERVE + 600_000, out=tmp_path / "volumes")
     for number in range(1, len(made.volumes) + 1):
-        volumes.write(bundle.path, made, number, NOW)
+        volumes.write(bundle.path, trusted, made, number, NOW)
     return made
 
 
@@ -120,7 +120,7 @@ def test_a_bad_volume_is_named_and_written_again_alone(
         else:
             taken = take_in(depot, medium)
     assert taken.waiting == (number,) or number == len(split.media)
-    volumes.write(bundle.path, split, number, NOW)
+    volumes.write(bundle.path, trusted, split, number, NOW)
     assert take_in(depot, split.media[number - 1]).view
 
 

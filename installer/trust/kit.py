@@ -88,7 +88,8 @@ Its fingerprint, for comparing by telephone: {fingerprint}
    It names every file that is missing, extra, changed or unsigned, and ends with 0 only when there is none.
 
 root.json in this kit is the root of trust. Once the kit is checked, it may be pinned: it is the --root of the first import.
-The verifier is pure Python and needs version 3.11 or newer; nothing is installed, and nothing stays behind.
+The verifier is pure Python and needs version 3.11 or newer; nothing is installed. Only where a bundle brings newer roots, they stay in
+~/.local/state/appliance/roots, so that a key which they revoke is refused the next time.
 """
 
 

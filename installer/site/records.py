@@ -34,7 +34,7 @@ def control(depot: Path, ca: Path, runs: Path, now: datetime | None = None) -> d
                 signed = json.loads(metadata.load(depot / "bundles" / release, f"{role}.json") or b"")["signed"]
                 ends.append(((datetime.fromisoformat(signed["expires"]) - at).days, role))
             except (ApplianceError, OSError, ValueError, KeyError, TypeError):
-                troubles.append(f"the {role} metadata of {release} cannot be read")
+                troubles.append(f"{depot / 'bundles' / release}: {role}.json cannot be read")
         if ends:
             days, role = min(ends)
             known[release] = {"days": days, "role": role}

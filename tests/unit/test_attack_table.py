@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from tuf.api.metadata import Metadata, Timestamp
+from tuf.api.metadata import Metadata, Targets, Timestamp
 
 from engine import metadata, trust
 from engine.errors import ApplianceError, TrustError
@@ -67,10 +68,10 @@ class Scene:
         """Every root that the client of an upgrade knows."""
         return self.keys.roots | self.revocation if self.upgrade else self.keys.roots
 
-    def bundle(self, version: str = "1.2.0", **more: object) -> Bundle:
+    def bundle(self, version: str = "1.2.0", **more: Any) -> Bundle:
         return make(
             self.work / f"b{version}", {**FILES, "files/v": version.encode()}, keys=self.keys, version=version, **more
-        )  # type: ignore[arg-type]
+        )
 
 
 def stranger(scene: Scene) -> Path:
@@ -83,7 +84,7 @@ def too_few(scene: Scene) -> Path:
     stolen.roots = scene.keys.roots
     stolen.by_role = {**scene.keys.by_role, "targets": stolen.by_role["targets"]}
     bundle = scene.bundle()
-    listed = Metadata.from_bytes((bundle.path / "metadata/targets.json").read_bytes())
+    listed = Metadata[Targets].from_bytes((bundle.path / "metadata/targets.json").read_bytes())
     listed.signatures.clear()
     listed.sign(stolen.by_role["targets"][0])
     raw = listed.to_bytes()
@@ -215,7 +216,7 @@ def renewing(scene: Scene, bundle: Path) -> None:
     sign.renew(bundle, scene.work / "renewed", keys=scene.keys, passphrase="", days=30, now=NOW)
 
 
-def carrying(make_it: Callable[[Scene, Path, trust.Trusted], None]) -> Callable[[Scene, Path], None]:
+def carrying(make_it: Callable[[Scene, Path, trust.Trusted], object]) -> Callable[[Scene, Path], None]:
     def command(scene: Scene, bundle: Path) -> None:
         make_it(scene, bundle, open_bundle(bundle, max(scene.roots.items())[1]))
 
@@ -254,7 +255,7 @@ COMMANDS: dict[str, Callable[[Scene, Path], None]] = {
     "sign": signing,
     "renew": renewing,
     "split": carrying(_split),
-    "delta": carrying(lambda scene, bundle, trusted: delta.write(bundle, trusted, scene.work / "delta", ()) and None),
+    "delta": carrying(lambda scene, bundle, trusted: delta.write(bundle, trusted, scene.work / "delta", ())),
     "recover": carrying(_recover),
     "kit": making_a_kit,
 }

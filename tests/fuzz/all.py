@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import evidence, licences, patching, preflight, signing, sources, targets
+from tests.fuzz import evidence, licences, metadatas, patching, preflight, signing, sources, targets
 from tests.fuzz.targets import FuzzTarget
 
 TARGETS: dict[str, FuzzTarget] = {
@@ -13,4 +13,5 @@ TARGETS: dict[str, FuzzTarget] = {
     **patching.TARGETS,
     **evidence.TARGETS,
     **licences.TARGETS,
+    **metadatas.TARGETS,
 }

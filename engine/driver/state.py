@@ -12,6 +12,10 @@ from engine.preflight import pci, probe_gpu, probe_system, reading
 from engine.process import run
 
 _KERNEL = re.compile(r"^\s*linux\S*\s+\S*/vmlinuz-(\S+)", re.MULTILINE)
+_KEY = re.compile(
+    r"[0-9a-f]{8} \S+ +\S+ +\S+ +[0-9a-f]+ +0 +-?[0-9]+ asymmetri (.+?)(?:: [0-9a-f]{16,})?: X509\.\S+ .*"
+)
+MAX_KEYS = 256 << 10  # bytes
 # Debian's names are nvidia-current and nvidia-current-open, everybody else's nvidia; compressed on some.
 _MODULE = re.compile(r"nvidia(-current|-tesla(-\d+)?)?(-open)?\.ko(\.(xz|gz|zst))?")
 
@@ -29,6 +33,7 @@ class Module:
 class State:
     """``running_*`` is what the kernel says now; empty when no module is loaded. ``devices`` are PCI identifiers of GPUs.
 
+    ``mok_subjects`` are keys of the owner in the firmware, ``kernel_keys`` names of those in the kernel's own keyrings: its vendor's.
     ``boot`` is what the boot loader offers, first the default; None without GRUB. ``now`` is the node's local time, ISO 8601.
     """
 
@@ -38,6 +43,7 @@ class State:
     devices: tuple[int, ...]
     secure_boot: bool
     mok_subjects: tuple[str, ...]
+    kernel_keys: tuple[str, ...]
     kernels: tuple[str, ...]
     modules: dict[str, Module] = field(default_factory=dict)
     boot: tuple[str, ...] | None = None
@@ -57,11 +63,21 @@ def state(root: Path = Path("/")) -> State:
         devices=tuple(d.device for d in probe_gpu.pci(root / "sys/bus/pci/devices") if d.kind != pci.BRIDGE),
         secure_boot=bool(firmware.secure_boot),
         mok_subjects=firmware.mok_subjects,
+        kernel_keys=kernel_keys(reading.text(root / "proc/keys", MAX_KEYS)),
         kernels=kernels,
         modules={k: m for k in kernels if (m := module(k, root / "lib/modules"))},
         boot=boot_entries(grub.read_text(errors="replace")) if grub.is_file() else None,
         now=time.strftime("%Y-%m-%dT%H:%M"),
     )
+
+
+def kernel_keys(listed: str) -> tuple[str, ...]:
+    """Names of the certificates that /proc/keys lists for root, without the key ids that follow them.
+
+    A line ends with the type, cut to nine letters, and ``NAME: KEYID: X509.rsa SHORTID []`` (Documentation/security/keys/core.rst and
+    crypto/asymmetric_keys/asymmetric_type.c of Linux).
+    """
+    return tuple(dict.fromkeys(m[1] for line in listed.splitlines() if (m := _KEY.fullmatch(line.strip()))))
 
 
 def boot_entries(configuration: str) -> tuple[str, ...]:

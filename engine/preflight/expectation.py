@@ -13,13 +13,19 @@ Severity = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``supported`` is false when nothing short of other hardware or another release helps."""
+    """One thing that was looked at.
+
+    Attributes:
+        supported: false when nothing short of other hardware or another release helps.
+        reboot: the node passes because the install brings what is missing, and a restart of the node puts it into force.
+    """
 
     check: str
     severity: Severity
     what: str
     remedy: str = ""
     supported: bool = True
+    reboot: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class GpuNeed:
         branch: lowest driver branch for ``cuda``.
         modules: open or proprietary; empty when it does not matter.
         secure_boot: off, mok or signed.
+        brings_driver: the install brings the driver (and its kernel), so what the node has now is judged no further than that.
+        brings_mig: the install divides the GPUs.
     """
 
     models: tuple[str, ...] = ()
@@ -61,6 +69,8 @@ class GpuNeed:
     secure_boot: str = ""
     mig: bool = False
     nvswitch: bool = False
+    brings_driver: bool = False
+    brings_mig: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,11 @@ Rule = Callable[[Facts, Expectation], Iterator[Finding]]
 
 def good(check: str, what: str) -> Finding:
     return Finding(check, "pass", what)
+
+
+def planned(check: str, what: str) -> Finding:
+    """The install brings it, and a restart of the node puts it into force."""
+    return Finding(check, "pass", what, reboot=True)
 
 
 def warn(check: str, what: str, remedy: str) -> Finding:

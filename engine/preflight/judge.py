@@ -37,6 +37,11 @@ def judge(facts: Facts, expected: Expectation) -> tuple[Finding, ...]:
     return tuple(finding for rule in RULES for finding in rule(facts, expected))
 
 
+def reboots(findings: Iterable[Finding]) -> bool:
+    """Whether the install restarts the node, or waits for somebody to: it brings something that a start puts into force."""
+    return any(f.reboot for f in findings)
+
+
 def verdict(findings: Iterable[Finding]) -> int:
     """READY, FIXABLE or UNSUPPORTED: the worst of all findings."""
     failures = [f for f in findings if f.severity == "fail"]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from engine.preflight import pci
-from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, warn
+from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, planned, warn
 from engine.preflight.facts import Facts
 
 
@@ -53,7 +53,9 @@ def nouveau(facts: Facts, want: Expectation) -> Iterator[Finding]:
         return
     other = [m for m in ("nouveau", "nova_core") if m in facts.driver.modules]
     held = sorted({d.driver for d in facts.pci if d.driver not in ("", "nvidia", "nvidia-nvswitch")})
-    if other:
+    if other and want.gpu.brings_driver:
+        yield planned("nouveau", f"the module {other[0]} is loaded; the install keeps it out from the next start on")
+    elif other:
         yield fail(
             "nouveau", f"the module {other[0]} is loaded and keeps NVIDIA's driver out",
             f"Put `blacklist {other[0]}` into /etc/modprobe.d/, run update-initramfs -u, and reboot.",
@@ -77,6 +79,21 @@ def driver(facts: Facts, want: Expectation) -> Iterator[Finding]:
         if need.driver
         else "Install a driver that the release's CUDA supports."
     )
+    if need.brings_driver and need.branch and _branch(need.driver) < need.branch:
+        yield fail(
+            "driver",
+            f"the install brings {need.driver}; the release's CUDA {_dotted(need.cuda)} needs branch {need.branch} or newer",
+            f"Build a release with a driver of branch {need.branch}, and set gpu_driver.version of the site to it.",
+            supported=False,
+        )
+        return
+    if need.brings_driver:
+        if here.module_version == need.driver:
+            yield good("driver", f"{here.module_version}, as the install brings it")
+        else:
+            now = f"the driver is {here.module_version}" if here.module_version else "none is loaded"
+            yield planned("driver", f"{now}; the install brings {need.driver}")
+        return
     if not here.module_version:
         yield fail(
             "driver", "no NVIDIA driver is loaded", f"{install} If it is installed: modprobe nvidia, and look at dmesg."
@@ -105,8 +122,11 @@ def versions(facts: Facts, want: Expectation) -> Iterator[Finding]:
     if not facts.driver or not facts.pci or not facts.nvml or not want.gpu:
         return
     here, said = facts.driver, facts.nvml
-    if not here.module_version:
+    if not here.module_version or (want.gpu.brings_driver and here.module_version != want.gpu.driver):
         return  # `driver` said so
+    if want.gpu.brings_driver and (said.error or here.cuda is None):
+        yield planned("versions", "module and libraries are not of one version; the install brings the set")
+        return
     if said.error == "LIB_RM_VERSION_MISMATCH" or (said.driver and said.driver != here.module_version):
         yield fail(
             "versions", f"the kernel module is {here.module_version}, its libraries are {said.driver or 'of another version'}: they were replaced under a running module",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.clock import TOLERANCE
-from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, warn
+from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, planned, warn
 from engine.preflight.facts import Facts
 
 OFFSET_WARN_S = 2.0  # certificates and logs of two hosts no longer agree on the order of events
@@ -66,7 +66,9 @@ def kernel(facts: Facts, want: Expectation) -> Iterator[Finding]:
     """The kernel is the one that modules were made for, where the definition names one."""
     if not (here := facts.system):
         return
-    if want.kernel and here.kernel != want.kernel:
+    if want.kernel and here.kernel != want.kernel and want.gpu and want.gpu.brings_driver:
+        yield planned("kernel", f"the kernel is {here.kernel}; the install brings {want.kernel}")
+    elif want.kernel and here.kernel != want.kernel:
         yield fail(
             "kernel", f"the kernel is {here.kernel}; the release is for {want.kernel}",
             f"Install linux-image-{want.kernel}, boot it and hold it (apt-mark hold), or lock a release for {here.kernel}.",

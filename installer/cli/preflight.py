@@ -147,18 +147,18 @@ def _page(reports: tuple[NodeReport, ...], release: str, every: bool) -> Rendera
     from rich.text import Text
 
     from installer.cli.tables import Table
-    from installer.site.preflight import WORDS
 
     table = Table("node", "check", "", "what", "remedy")
     for number, report in enumerate(reports):
         if number:
             table.add_row()
-        shown = [f for f in report.findings if every or f.severity != "pass"]
+        shown = [f for f in report.findings if every or f.severity != "pass" or f.reboot]
         for finding in alike(shown):
-            table.add_row(report.node, finding.check, finding.severity, finding.what, finding.remedy)
+            said = "reboot" if finding.reboot else finding.severity
+            table.add_row(report.node, finding.check, said, finding.what, finding.remedy)
         fine = len(report.findings) - len(shown)
         if fine:
             table.add_row(report.node, "", "pass", f"{fine} checks", "")
-    counts = ", ".join(f"{r.node} {WORDS[r.verdict]}" for r in reports)
+    counts = ", ".join(f"{r.node} {r.words}" for r in reports)
     against = f"{release}: " if release else "no release given, so only the site's needs were judged: "
     return Group(table, Text(f"\n{against}{counts}"))

@@ -33,6 +33,8 @@ def refusals(inventory: Inventory, view: Path, root: Path, nodes: Iterable[str],
     wanted = needs.release(contents.read(view, root.read_bytes()))
     reports = preflight(inventory, wanted, report, limit=nodes, cheap=True)
     for asked in reports:
+        if asked.reboot:
+            report.say(f"{asked.node}: {asked.words}: {'; '.join(f.what for f in asked.findings if f.reboot)}")
         for finding in asked.findings:
             if finding.severity == "warn" and asked.facts:
                 report.say(f"{asked.node}: {finding.check}: {finding.what}. {finding.remedy}")

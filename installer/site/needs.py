@@ -126,7 +126,7 @@ def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts,
         os=target.os if target else "",
         machine=target.arch if target else "",
         python=target.python if target else "",
-        kernel=(target.kernel or "") if target else "",
+        kernel=_kernel(wanted, site) if "gpu" in host.groups or site.gpu_driver is None else "",
         vector=any("nvidia" not in s.devices for s in on_gpu),
         gpu=_gpu(host, wanted, inventory, today),
         spaces=_spaces(host, wanted, inventory, facts) if wanted.contents else (),
@@ -138,6 +138,13 @@ def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts,
         ),
         router_advertisements=inventory.variables.get(host.name, {}).get(ROUTERS) is True,
     )
+
+
+def _kernel(wanted: Release, site: Site) -> str:
+    """The kernel that the site brings with its driver, else the one that the definition names."""
+    if site.gpu_driver and wanted.contents:
+        return site.gpu_driver.kernel
+    return (wanted.definition.target.kernel or "") if wanted.definition else ""
 
 
 def bytes_of(text: str) -> int:
@@ -156,12 +163,16 @@ def _gpu(host: Host, wanted: Release, inventory: Inventory, today: date) -> GpuN
     if definition and wanted.contents:
         cuda_version = cuda.runtime(gather(definition, wanted.contents.lock, today), inventory.site.runtime)
     branch = tables.CUDA_NEEDS.get(cuda_version[0], 0) if cuda_version else 0
+    driver, mig = inventory.site.gpu_driver, inventory.site.mig is not None
+    brings = driver is not None and wanted.contents is not None
     if named is None:
-        return GpuNeed(cuda=cuda_version, branch=branch)
+        version = driver.version if driver and brings else ""
+        return GpuNeed(driver=version, cuda=cuda_version, branch=branch, brings_driver=brings, brings_mig=mig)
     by_model = any(tables.GPUS[m].nvswitch for m in named.models if m in tables.GPUS)
     return GpuNeed(
-        models=named.models, driver=named.driver, branch=branch, cuda=cuda_version, modules=named.kernel_modules,
+        models=named.models, driver=driver.version if driver and brings else named.driver, branch=branch, cuda=cuda_version, modules=named.kernel_modules,
         secure_boot=named.secure_boot, mig=bool(named.mig), nvswitch=by_model if named.nvswitch is None else named.nvswitch,
+        brings_driver=brings, brings_mig=mig,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import InputError
 from engine.preflight.expectation import Finding, fail
 from engine.preflight.facts import Facts, Question
-from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
+from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, reboots, verdict
 from engine.report import Report, printable
 from installer.site import holds, needs, remote
 from installer.site.beacon import listening
@@ -22,6 +22,7 @@ from installer.site.remote import Answer
 
 WORKERS = 32
 WORDS = {READY: "ready", FIXABLE: "fixable", UNSUPPORTED: "not supported"}
+REBOOT = ", reboot planned"
 Ask = Callable[[Connection, Question], Answer]
 
 
@@ -38,9 +39,19 @@ class NodeReport:
     def verdict(self) -> int:
         return verdict(self.findings)
 
+    @property
+    def words(self) -> str:
+        """The verdict for people; a node that is ready and that the install restarts says so."""
+        return WORDS[self.verdict] + (REBOOT if self.reboot else "")
+
+    @property
+    def reboot(self) -> bool:
+        """Whether the install restarts this node, which nothing else keeps from being ready."""
+        return self.verdict == READY and reboots(self.findings)
+
     def data(self) -> dict[str, Any]:
         return {
-            "node": self.node, "address": self.address, "verdict": WORDS[self.verdict],
+            "node": self.node, "address": self.address, "verdict": WORDS[self.verdict], "reboot": self.reboot,
             "findings": [asdict(f) for f in self.findings], "facts": asdict(self.facts) if self.facts else None,
         }  # fmt: skip
 

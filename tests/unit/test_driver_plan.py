@@ -8,6 +8,7 @@ import pytest
 
 from engine.driver.names import is_pinned
 from engine.driver.plan import Installed, Simulation, Want, plan, read_index, read_installed, read_simulation
+from engine.driver.state import kernel_keys
 
 OLD, NEW = "535.261.03-1", "535.309.01-0+deb12u1"
 KERNEL = "6.1.0-50-cloud-amd64"
@@ -122,3 +123,18 @@ def test_apts_lines_and_the_index_are_read() -> None:
     assert read_index("Package: a\nVersion: 1\nFilename: ./a.deb\n\nPackage: a\nVersion: 2\n\n") == {
         "a": {"1": "./a.deb", "2": ""}
     }
+
+
+# The format is proc_keys_show and asymmetric_key_describe of Linux 6.12, written down by hand, not recorded.
+KEYS = """\
+0036a5b4 I------     1 perm 1f030000     0     0 asymmetri Debian Secure Boot CA: 6ccece7e4c6c0d1f6149f3dd27dfcc5cbb419ea1: X509.rsa bb419ea1 []
+01c8fe2a I--Q---     2 perm 3f030000     0     0 keyring   _ses: 1
+0b4d7a11 I------     1 perm 1f030000     0     0 asymmetri Canonical Ltd. Kernel Module Signing: 88f752e560a1e0737e31163a466ad7b70a850c19: X509.rsa 0a850c19 []
+0b4d7a12 I------     1 perm 1f030000  1000  1000 asymmetri Somebody: 88f752e560a1e0737e31163a466ad7b70a850c20: X509.rsa 0a850c20 []
+2ffd3c6e I------     1 perm 1f0b0000     0 65534 asymmetri Debian Secure Boot CA: 6ccece7e4c6c0d1f6149f3dd27dfcc5cbb419ea1: X509.rsa bb419ea1 []
+"""
+
+
+def test_the_keys_that_the_kernel_knows_are_named_without_their_ids_and_a_user_s_keys_do_not_count() -> None:
+    assert kernel_keys(KEYS) == ("Debian Secure Boot CA", "Canonical Ltd. Kernel Module Signing")
+    assert kernel_keys("") == kernel_keys("asymmetri X: X509.rsa\n") == ()

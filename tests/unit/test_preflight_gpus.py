@@ -8,7 +8,7 @@ import pytest
 
 from engine.preflight import facts as f
 from engine.preflight import pci as table
-from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, verdict
+from engine.preflight.judge import FIXABLE, READY, UNSUPPORTED, judge, reboots, verdict
 from engine.preflight.xid import XIDS, meaning
 from installer.cli.preflight import alike
 from installer.compat.tables import GPUS
@@ -214,3 +214,60 @@ def test_what_is_said_of_several_gpus_is_one_line_and_nothing_else_is_merged() -
     assert texts[0] == "GPUs 0, 1, 2, 3, 4, 7: the GPU's registration with the NVSwitch fabric is in progress"
     assert len(texts) == 3 and sum(x.check == "fabric" for x in found) == 8
     assert [x for x in lines if x.check != "fabric"] == [x for x in found if x.check != "fabric"]
+
+
+BROUGHT = {"brings_driver": True, "secure_boot": "", "nvswitch": False}
+BARE = {
+    "module_version": "",
+    "cuda": None,
+    "cuda_error": "not found",
+    "modules": (),
+    "persistence_daemon": False,
+    "fabric_manager": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("driver", "nvml", "kernel", "planned"),
+    [
+        (BARE, "no-driver", "6.8.0-90-generic", ["driver"]),
+        ({**BARE, "modules": ("nouveau",)}, "no-driver", "6.8.0-90-generic", ["nouveau", "driver"]),
+        (BARE, "no-driver", "6.1.0-40-amd64", ["kernel", "driver"]),
+        ({"module_version": "570.86.15", "cuda": 12080}, "h200-healthy", "6.8.0-90-generic", ["driver"]),
+        ({}, "mismatch", "6.8.0-90-generic", ["versions"]),
+        ({}, "h200-healthy", "6.8.0-90-generic", []),
+    ],
+)  # fmt: skip
+def test_a_driver_that_the_install_brings_is_planned_and_not_missed(
+    driver: dict[str, object], nvml: str, kernel: str, planned: list[str]
+) -> None:
+    """A fresh node, another driver, libraries under a running module: ready, and the node restarts. What is there already stays."""
+    facts = node(driver=replace(DRIVER, **driver), nvml=said(nvml))  # type: ignore[arg-type]
+    assert facts.system
+    facts = replace(facts, system=replace(facts.system, kernel=kernel))
+    want = replace(needs_gpu(**BROUGHT), kernel="6.8.0-90-generic")
+    found = judge(facts, want)
+    assert [x for x in found if x.severity == "fail"] == []
+    assert [x.check for x in found if x.reboot] == planned
+    assert verdict(found) == READY
+    assert reboots(found) is bool(planned)
+    if planned:
+        without = judge(facts, replace(want, gpu=replace(want.gpu, brings_driver=False)))  # type: ignore[type-var]
+        assert verdict(without) != READY, "without the install's driver the same node is refused"
+
+
+def test_what_an_install_cannot_bring_is_refused_with_its_driver_too() -> None:
+    """Hardware, a virtual machine's hold, and a driver that is too old for the release's CUDA."""
+    want = needs_gpu(**BROUGHT)
+    assert verdict(judge(without_gpu(), want)) == UNSUPPORTED
+    narrow = judge(node(driver=replace(DRIVER, **BARE), nvml=said("no-driver"), pci=pci(width=8)), want)  # type: ignore[arg-type]
+    assert {x.check for x in narrow if x.severity == "fail"} == {"pcie"}
+    old = replace(want, gpu=replace(want.gpu, driver="550.163.01", branch=580))  # type: ignore[type-var]
+    [refused] = [x for x in judge(node(), old) if x.severity == "fail"]
+    assert refused.what == "the install brings 550.163.01; the release's CUDA 13.0 needs branch 580 or newer"
+    assert not refused.supported
+
+
+def test_gpus_that_the_install_divides_are_not_refused_for_what_they_are_now() -> None:
+    assert findings(node(nvml=said("h200-mig")), needs_gpu(mig=True, brings_mig=True)) == []
+    assert findings(node(), needs_gpu(mig=True, brings_mig=True)) == []

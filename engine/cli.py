@@ -28,6 +28,7 @@ VERBS = {
     "diagnose": ("engine.diagnose", "keep what this node knows about its own trouble"),
     "gate": ("engine.gate", "measure served models, and compare with an earlier measurement"),
     "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),
+    "devices": ("engine.gpu.cli", "make the device files of the GPUs"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
 

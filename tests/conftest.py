@@ -178,6 +178,6 @@ def _place(run: str) -> Path:
     return Path(tempfile.gettempdir()) / f"appliance-tests-{run}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(demo: Demo) -> Path:
     return demo.bundle

@@ -105,7 +105,8 @@ def test_gpus_must_not_get_worse() -> None:
 def test_a_busy_moment_is_measured_again_and_a_slow_model_is_still_refused(
     monkeypatch: pytest.MonkeyPatch, rounds: list[float], best: float, asked: int
 ) -> None:
-    left, pauses = list(rounds), []
+    left = list(rounds)
+    pauses: list[float] = []
     monkeypatch.setattr("engine.gate._throughput", lambda *_: left.pop(0))
     monkeypatch.setattr("engine.gate.time.sleep", pauses.append)
     now = faster(Path("socket"), replace(BEFORE, throughput=70.0), 80.0, requests=4, tokens=8, timeout_s=1)

@@ -73,6 +73,10 @@ def build(
     """
     final = out / definition.release
     staging = _staging(out, definition.release)
+    if lock.product and (changed := lock.product.changed):
+        work.report.say(
+            f"The product's own wheels were locked from a checkout with {len(changed)} files that were not as committed; the provenance names them."
+        )
     with disk_errors(out), _only_one(out, definition.release):
         _remove(staging)
         for name, kind in KINDS.items():

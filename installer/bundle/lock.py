@@ -20,7 +20,7 @@ KINDS: dict[Kind, KindModule] = {
     "files": files,
 }
 # What a lock holds beside its artifacts.
-PARTS = ("name", "version", "definition_sha256", "network")
+PARTS = ("name", "version", "definition_sha256", "network", "product")
 
 
 def resolve(work: Work) -> Lock:
@@ -42,7 +42,7 @@ def resolve(work: Work) -> Lock:
     if not artifacts:
         raise InputError("the definition holds nothing", remedy="Add wheels, debs, images, models or files.")
     surroundings = lockfile.Surroundings.model_validate(work.network.record())
-    lock = lockfile.make(work.definition, artifacts, surroundings)
+    lock = lockfile.make(work.definition, artifacts, surroundings, own.origin())
     recipe.recipes(work.definition, lock)  # an image that lacks its interpreter shows now, not when it is built
     return lock
 

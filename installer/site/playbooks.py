@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine import durable
+from engine import durable, interruption
 from engine.errors import InputError
 from engine.process import surviving_directory
 from installer import product
@@ -120,7 +120,12 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     # What is ignored stays so: somebody said nohup.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
-    before = {n: signal.signal(n, lambda _number, _frame: asked.set()) for n in numbers} if main else {}
+
+    def ask(number: int, _frame: object) -> None:
+        interruption.note(number)
+        asked.set()
+
+    before = {n: signal.signal(n, ask) for n in numbers} if main else {}
     try:
         yield asked.is_set
     finally:

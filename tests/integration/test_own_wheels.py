@@ -41,16 +41,19 @@ def git(tree: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, *words], cwd=tree, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of this checkout as it stands, changes included."""
-    tree = tmp_path_factory.mktemp("clone") / "appliance"
+def clone_of_this_checkout(tree: Path) -> Path:
+    """A clone at ``tree`` of this checkout as it stands, changes included."""
     sources = ownfiles.read(TREE)  # with what is being worked on: new modules, which the others import
     ownfiles.copy(replace(sources, files=sources.files | dict.fromkeys(sources.untracked, 0o644)), tree)
     git(tree, "init", "-q")
     git(tree, "add", "--force", ".")  # also what is tracked although .gitignore names it
     git(tree, "commit", "-qm", "all")
     return tree
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clone_of_this_checkout(tmp_path_factory.mktemp("clone") / "appliance")
 
 
 @pytest.fixture

@@ -88,6 +88,14 @@ def running(word: str) -> list[str]:
     return found
 
 
+def appeared(word: str) -> bool:
+    """Whether exactly one process with that word comes up: a shell says that it begins before its child runs the program."""
+    deadline = time.monotonic() + ENDS_S
+    while not running(word) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(running(word)) == 1
+
+
 @pytest.fixture
 def stalled_git(tmp_path: Path) -> tuple[str, str]:
     """A directory with a `git` that starts another process and waits for it, and that one's word."""
@@ -108,7 +116,7 @@ def test_lock_leaves_no_process_and_no_file(
     (tmp_path / "d.yml").write_text("schema: 1\nname: d\nversion: 1.0.0\ntarget: {os: debian-12, python: '3.11'}\n")
     more = ["--json"] if json_output else []
     child = start(sys.executable, "-m", "installer", "lock", "d.yml", "--cache", "cache", *more, path=path)
-    assert len(running(word)) == 1
+    assert appeared(word)
     assert list((tmp_path / "tmp").iterdir())
     code, out, err = end(child, number)
     assert code == CODES[number], err
@@ -192,7 +200,7 @@ def test_a_process_in_a_session_of_its_own_is_ended_with_what_it_started(start: 
         "work = lambda: talk(argv, stdin=b'', timeout_s=600, limit_bytes=1000)"
     )
     child = start(sys.executable, "-c", COMMAND.format(work))
-    assert len(running(word)) == 1
+    assert appeared(word)
     assert end(child, signal.SIGTERM) == (143, "", SENTENCES[signal.SIGTERM])
     assert running(word) == []
 

@@ -18,6 +18,7 @@ from engine.verify import Finding, Verification
 from installer.carry import volumes
 from installer.carry.patchnames import LIST
 from installer.cli.screen import Screen, size
+from installer.trust import keys
 
 
 def check(
@@ -174,14 +175,28 @@ def read_pinned(candidates: list[Path]) -> tuple[bytes, str]:
 
     Raises:
         InputError: there is none.
+        TrustError: it is damaged. Said here, for whoever reads a bundle with it would blame the bundle.
     """
     for path in candidates:
         try:
-            return trust.read_root(path), str(path)
+            data = trust.read_root(path)
         except OSError:
             continue
+        _require_signed(data, str(path))
+        return data, str(path)
     raise InputError(
         "no pinned root of trust",
         where=", ".join(map(str, candidates)),
         remedy="Give --root with the root.json you received on another way than the bundle.",
     )
+
+
+def _require_signed(data: bytes, where: str) -> None:
+    try:
+        keys.read_root(data, where)
+    except TrustError as error:
+        raise TrustError(
+            "this root of trust is damaged: its own keys have not signed it",
+            where=where,
+            remedy="Copy the root.json that you received again, and compare it with its source.",
+        ) from error

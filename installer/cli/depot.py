@@ -95,7 +95,7 @@ def serve(
     pid_file: Annotated[Path | None, typer.Option(help="Write the process number there.")] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Serve the depot over mutual TLS until interrupted. `install` does this by itself while it runs.
+    """Serve the depot over mutual TLS until Ctrl-C or SIGTERM. `install` does this by itself while it runs.
 
     Example: appliance depot serve --address 192.0.2.5
     """
@@ -109,7 +109,6 @@ def serve(
         tls = controlpki.server_tls(ca, secret_file, address)
     if pid_file:
         durable.write(pid_file, f"{os.getpid()}\n")
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     lists = depot / "pieces"
     with serving(bundles or depot / "bundles", address, port, tls, lists if lists.is_dir() else None) as url:
         screen_of(ctx).say(f"serving {bundles or depot / 'bundles'} at {url}")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from engine.errors import InputError
 from engine.rules import networks
 from installer import yamlfile
-from installer.site import ansiblelist, zones
+from installer.site import ansiblelist, concealing, zones
 from installer.site.connection import Connection, connection
 from installer.site.rules import check, examples
 from installer.site.rules.examples import Leftover
@@ -66,7 +66,15 @@ class Inventory:
     leftovers: tuple[Leftover, ...] = ()
 
     def shown(self) -> dict[str, Any]:
-        """The site for a person or a file, without what comes from a vault."""
+        """The site for a person or a file, without what comes from a vault and without values of environment variables."""
+        return concealing.of_site(self._without_vault())
+
+    def conceal(self, text: str) -> str:
+        """A text that is kept or shown, without values of environment variables."""
+        parts = (*self.site.services, *(self.site.containers or ()))
+        return concealing.without(text, [p.environment for p in parts])
+
+    def _without_vault(self) -> dict[str, Any]:
         return self._with(dict.fromkeys(self.references, ansiblelist.HIDDEN))
 
     def handed(self) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
     raw = {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
     read = Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
     told = {name: replace(host, resolved=_open(host, listing.secrets)) for name, host in listing.hosts.items()}
-    return replace(read, leftovers=tuple(examples.left(path, hosts, told, read.shown(), document)))
+    return replace(read, leftovers=tuple(examples.left(path, hosts, told, read._without_vault(), document)))
 
 
 def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ __all__ = ["GROUPS", "Connection", "Host", "Inventory", "load", "variables"]
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
 SITE_FILE = Path("group_vars/all/site.yml")
-HOSTS_FILE = "hosts.yml"
+HOSTS_FILE = ansiblelist.HOSTS_FILE
 SECRET = ("baseline", "admins", "*", "password")  # the one place of the site that may come from a vault
 
 
@@ -177,7 +177,9 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
         )
     if not members:
         raise InputError(
-            "the inventory has no hosts", where=str(path), remedy=f"List hosts under the groups {', '.join(GROUPS)}."
+            "the inventory has no hosts",
+            where=str(path / HOSTS_FILE if path.is_dir() else path),
+            remedy=f"List hosts under the groups {', '.join(GROUPS)}.",
         )
     hosts = []
     for name, groups in sorted(members.items()):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import getpass
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from engine import inputfile
 from engine.errors import InputError
 
 VARIABLE = "APPLIANCE_PASSPHRASE_FILE"
 MIN_LENGTH = 12
 MAX_BYTES = 4096
+PIPE_S = 300.0  # a program behind <(…) may ask a person for a password of its own
 
 
 def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str:
@@ -62,28 +63,15 @@ def _from_file(file: Path) -> str:
 
 
 def _read(file: Path) -> str:
+    # A device is refused before its mode is looked at: that is not to be changed, as is advised below.
+    given = inputfile.given(file, MAX_BYTES, "the passphrase file", "Name a file with one line.", pipe_s=PIPE_S)
     try:
-        info = file.stat()
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)
-        text = raw.decode().rstrip("\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot read the passphrase file: {error.strerror}", where=str(file), remedy="Check its name."
-        ) from error
+        text = given.data.decode().rstrip("\n")
     except UnicodeDecodeError as error:
         raise InputError(
             "the passphrase file is not text", where=str(file), remedy="Write the passphrase there as UTF-8."
         ) from error
-    if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"the passphrase file is larger than {MAX_BYTES} bytes",
-            where=str(file),
-            remedy="Name a file with one line.",
-        )
-    if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):  # whose mode is not to be changed, as is advised below
-        raise InputError("a device is not a passphrase file", where=str(file), remedy="Name a file with one line.")
-    if info.st_mode & 0o077:
+    if given.mode & 0o077:
         raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
     return text
 

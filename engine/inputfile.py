@@ -122,7 +122,7 @@ def _whole(fd: int, limit: int) -> bytes:
 
 def _has_a_name(fd: int) -> bool:
     """Whether a pipe is in a directory: nothing may ever write to such a one."""
-    return not os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
+    return not str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("pipe:")
 
 
 def _piped(fd: int, path: Path, limit: int, what: str, until: float) -> bytes:

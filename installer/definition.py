@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from engine.addresses import fault, secret_in
 from installer import yamlfile
+from installer.evidence import spdx
 
 Name = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="Lower-case letters, digits, dot, dash.")
@@ -48,6 +49,15 @@ def _usable(text: str) -> str:
 
 Open = Annotated[str, AfterValidator(_without_secrets)]  # text with addresses that hold no login, token or signature
 Url = Annotated[Open, AfterValidator(_usable)]
+
+
+def _spdx(text: str) -> str:
+    if found := spdx.fault(text):
+        raise ValueError(found)
+    return text
+
+
+Licence = Annotated[str, AfterValidator(_spdx)]
 
 
 class _Strict(BaseModel):
@@ -212,7 +222,7 @@ class Image(_Strict):
     platforms: Literal["target", "all"] = Field(
         "target", description="The target's platform alone, or all that the registry's list names."
     )
-    licence: str = Field("", description="SPDX expression of what the image holds.")
+    licence: Licence = Field("", description="SPDX expression of what the image holds.")
     profiles: Profiles
 
 
@@ -288,7 +298,7 @@ class Model(_Strict):
     include: tuple[str, ...] = Field(
         (), description="Patterns of files to take; everything the intake allows when empty."
     )
-    licence: str = Field("", description="SPDX expression; overrides what the model card says.")
+    licence: Licence = Field("", description="SPDX expression; overrides what the model card says.")
     waivers: tuple[Waiver, ...] = Field((), description="Rules of the intake that this model may break.")
     profiles: Profiles
 
@@ -311,7 +321,7 @@ class File(_Strict):
         Url, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
     ]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file; any other is refused.")]
-    licence: str = Field("", description="SPDX expression.")
+    licence: Licence = Field("", description="SPDX expression.")
     profiles: Profiles
 
 

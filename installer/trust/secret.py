@@ -31,7 +31,7 @@ def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str
     if file is None and os.environ.get(VARIABLE):
         file = Path(os.environ[VARIABLE])
     if file is not None:
-        return _from_file(file)
+        return _long_enough(_read(file), str(file), purpose, new=confirm)
     if not sys.stdin.isatty():
         raise InputError(
             f"no passphrase for {purpose}",
@@ -40,7 +40,7 @@ def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str
     secret = getpass.getpass(f"Passphrase for {purpose}: ")
     if confirm and getpass.getpass("Again: ") != secret:
         raise InputError("the two passphrases differ", remedy="Run the command again.")
-    return _long_enough(secret, purpose)
+    return _long_enough(secret, "", purpose, new=confirm)
 
 
 def pin(file: Path | None) -> Callable[[str], str]:
@@ -58,10 +58,6 @@ def pin(file: Path | None) -> Callable[[str], str]:
     return get
 
 
-def _from_file(file: Path) -> str:
-    return _long_enough(_read(file), str(file))
-
-
 def _read(file: Path) -> str:
     # A device is refused before its mode is looked at: that is not to be changed, as is advised below.
     given = inputfile.given(file, MAX_BYTES, "the passphrase file", "Name a file with one line.", pipe_s=PIPE_S)
@@ -76,12 +72,17 @@ def _read(file: Path) -> str:
     return text
 
 
-def _long_enough(secret: str, where: str) -> str:
-    if len(secret) < MIN_LENGTH:
-        raise InputError(
-            f"the passphrase is shorter than {MIN_LENGTH} characters", where=where, remedy="Use a longer one."
-        )
-    return secret
+def _long_enough(secret: str, where: str, purpose: str, *, new: bool) -> str:
+    if len(secret) >= MIN_LENGTH:
+        return secret
+    short = f"shorter than {MIN_LENGTH} characters"
+    if new:
+        raise InputError(f"the passphrase for {purpose} is {short}", where=where, remedy="Use a longer one.")
+    raise InputError(
+        f"this is not the passphrase for {purpose}: it is {short}, and no key is made with such a one",
+        where=where,
+        remedy="Give the passphrase that the key was made with.",
+    )
 
 
 def private_copy(secret: str) -> AbstractContextManager[Path]:

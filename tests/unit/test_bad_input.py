@@ -138,7 +138,7 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_rights(tmp_path: Path, monke
     def refuse(path: Path, *_: object) -> int:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(inputfile.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ResourceError, match="Permission denied") as met:
         inputfile.read(tmp_path / "f", 10)
     assert met.value.exit_code == Exit.RESOURCE and met.value.where == str(tmp_path / "f")
@@ -319,7 +319,20 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("lock /dev/zero", 2, "a device"),
     ("lock {t}/empty", 2, "a directory"),
     ("depot remove ../../x --depot {t}/empty", 2, "has no release"),
-    ("page {t}/nowhere --out {t}/made/p.html --root {t}/root.json", 2, "{t}"),
+    ("page {t}/nowhere --out {t}/made/p.html --root {t}/root.json", 2, "{t}/made: there is no such directory"),
+    ("depot list --depot {t}/nowhere", 2, "{t}/nowhere: there is no such depot"),
+    ("depot list --depot {t}/file", 2, "{t}/file: this is a file, not a depot"),
+    ("depot gc --depot {t}/nowhere", 2, "{t}/nowhere: there is no such depot"),
+    (
+        "certs client a --out {t}/c --dir {t}/ca --passphrase-file {t}/short",
+        2,
+        "this is not the passphrase for the certificate authority in",
+    ),
+    (
+        "keys init --keys {t}/new --passphrase-file {t}/short",
+        2,
+        "the passphrase for the signing keys is shorter than 12 characters",
+    ),
 ]
 
 
@@ -332,7 +345,8 @@ def test_a_command_line_that_cannot_work_is_one_sentence(
     pipe(tmp_path / "pipe")
     binary(tmp_path / "binary")
     (tmp_path / "pw").write_text(PASSPHRASE)
-    for name in ("pw", "binary"):
+    (tmp_path / "short").write_text("short")
+    for name in ("pw", "binary", "short"):
         (tmp_path / name).chmod(0o600)
     before = sorted(tmp_path.rglob("*"))
     told = said(capsys, *line.format(t=tmp_path).split(), code=code)
@@ -393,3 +407,21 @@ def test_the_name_of_an_authority_is_refused_before_a_key_is_made(tmp_path: Path
 def test_sources_of_apt_in_another_encoding_are_read(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_bytes(b"# caf\xe9\ndeb http://h/debian bookworm main\n")
     assert aptmirror.stanzas(tmp_path)[0]["Uris"] == "http://h/debian"
+
+
+LICENCES = {
+    "MIT": "", "Apache-2.0 OR MIT": "", "LicenseRef-Ours": "", "apache-2.0": "", "": "", "Apache-2.0 WITH LLVM-exception": "", "Apach-2.0": "Apache-2.0",
+    "MIT License": "did you mean MIT", "foo": "LicenseRef-NAME", "MIT OR": "not an SPDX expression", "(" * 500: "not an SPDX", "M" * 5000: "not an SPDX",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("licence", LICENCES, ids=lambda w: w[:20])
+def test_a_licence_is_an_spdx_expression(tmp_path: Path, licence: str) -> None:
+    text = DEFINITION.format(url="file:a", sha256="a" * 64).replace("profiles:", f'licence: "{licence}", profiles:')
+    (tmp_path / "d.yml").write_text(text)
+    if not LICENCES[licence]:
+        assert definition.load(tmp_path / "d.yml").files[0].licence == licence
+        return
+    with pytest.raises(InputError, match=LICENCES[licence]) as met:
+        definition.load(tmp_path / "d.yml")
+    assert f"{tmp_path / 'd.yml'}:6: files.0.licence: " in met.value.what

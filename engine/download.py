@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -143,12 +144,18 @@ class Downloader:
     def _copy(self, item: Item, incoming: Incoming, task: str) -> None:
         path = Path(unquote(urlsplit(item.url).path))
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe does not stop us
         except OSError as error:
             raise UpstreamError(
                 f"cannot read {item.name}: {error.strerror}", where=str(path), remedy="Restore the file or lock again."
             ) from error
         with os.fdopen(fd, "rb") as source:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UpstreamError(
+                    f"cannot read {item.name}: not a regular file",
+                    where=str(path),
+                    remedy="Restore the file or lock again.",
+                )
             source.seek(incoming.done)
             for piece in pieces(source):
                 incoming.write(piece)

@@ -31,6 +31,7 @@ def resolve(work: Work) -> Lock:
         InputError: something does not exist or cannot be satisfied.
         UpstreamError: a source does not answer.
     """
+    models.require_paths(work)  # first: wheels take minutes
     artifacts: list[Artifact] = []
     # Packages first: the interpreter among them decides which wheels a runtime image needs.
     for name, kind in sorted(KINDS.items(), key=lambda k: k[0] != "debs"):

@@ -17,7 +17,7 @@ from engine.trust import Trusted
 from engine.verify import Finding, Verification
 from installer.carry import volumes
 from installer.carry.patchnames import LIST
-from installer.cli.screen import Screen, size
+from installer.cli.screen import Screen, counted, size
 from installer.trust import keys
 
 
@@ -72,7 +72,9 @@ def check(
             screen.error(refused)
         return Exit.UNTRUSTED
     if outcome.good:
-        whole = f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed"
+        whole = (
+            f"{trusted.release} is good: {counted(len(trusted.targets), 'file')}, {size(trusted.size)}, all as signed"
+        )
         one = f"volume {index.number} of {len(index.volumes)} of {trusted.release}" if index else ""
         told = f"{one} is good; the other volumes were not looked at" if index else whole
         screen.result(data, f"{told}; metadata valid until {trusted.expires[:10]}\n" + signed_by(roles))

@@ -22,8 +22,22 @@ def list_releases(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
     """
     from installer.depot import Depot
 
+    _require(depot)
     releases = Depot(depot).releases()
     screen_of(ctx).result({"depot": str(depot), "releases": releases}, "\n".join(releases) or "the depot is empty")
+
+
+def _require(depot: Path) -> None:
+    """Refuse a place that is not a directory, which is not an empty depot.
+
+    Raises:
+        InputError: it is not there, or is a file.
+    """
+    from engine.errors import InputError
+
+    if not depot.is_dir():
+        what = "this is a file, not a depot" if depot.exists() else "there is no such depot"
+        raise InputError(what, where=str(depot), remedy="Name it with --depot; `appliance import` makes one.")
 
 
 @app.command()
@@ -61,11 +75,12 @@ def gc(
     """
     from installer.carry import garbage
     from installer.cli.nextstep import command, given
-    from installer.cli.screen import size
+    from installer.cli.screen import counted, size
     from installer.depot import Depot
 
+    _require(depot)
     found = garbage.delete(Depot(depot), delete) if delete else garbage.find(Depot(depot))
-    what = f"{len(found.contents)} contents and {len(found.partial)} unfinished files, {size(found.size)}"
+    what = f"{counted(len(found.contents), 'content')} and {counted(len(found.partial), 'unfinished file')}, {size(found.size)}"
     screen_of(ctx).result(
         {
             "plan": found.plan,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from engine.errors import InputError
 from engine.rules import networks
 from installer import yamlfile
-from installer.site import ansiblelist, concealing, zones
+from installer.site import ansiblelist, concealing, vllmflags, zones
 from installer.site.connection import Connection, connection
 from installer.site.rules import check, examples
 from installer.site.rules.examples import Leftover
@@ -24,7 +24,7 @@ __all__ = ["GROUPS", "Connection", "Host", "Inventory", "load", "variables"]
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
 SITE_FILE = Path("group_vars/all/site.yml")
-HOSTS_FILE = "hosts.yml"
+HOSTS_FILE = ansiblelist.HOSTS_FILE
 SECRET = ("baseline", "admins", "*", "password")  # the one place of the site that may come from a vault
 
 
@@ -52,7 +52,7 @@ class Inventory:
         references: places within the site that come from a vault, and how Ansible is told of them.
         secrets: the decrypted values; in no error, log, plan or record.
         vault: environment by which a process of Ansible can decrypt them.
-        leftovers: values from documentation; no faults, but no real network has them.
+        leftovers: values from documentation, and flags that no known vLLM has; no faults, but hardly meant.
     """
 
     path: Path
@@ -148,7 +148,8 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
     raw = {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
     read = Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
     told = {name: replace(host, resolved=_open(host, listing.secrets)) for name, host in listing.hosts.items()}
-    return replace(read, leftovers=tuple(examples.left(path, hosts, told, read._without_vault(), document)))
+    flags = tuple(vllmflags.unknown(site, path / SITE_FILE, document))
+    return replace(read, leftovers=(*examples.left(path, hosts, told, read._without_vault(), document), *flags))
 
 
 def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:
@@ -185,7 +186,9 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
         )
     if not members:
         raise InputError(
-            "the inventory has no hosts", where=str(path), remedy=f"List hosts under the groups {', '.join(GROUPS)}."
+            "the inventory has no hosts",
+            where=str(path / HOSTS_FILE if path.is_dir() else path),
+            remedy=f"List hosts under the groups {', '.join(GROUPS)}.",
         )
     hosts = []
     for name, groups in sorted(members.items()):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import tree, trust, verify
+from engine import metadata, tree, trust, verify
 from engine.errors import ApplianceError, InputError, TrustError
 from engine.memory import require_follows
 from engine.report import Report
@@ -99,8 +99,8 @@ def require_good(bundle: Path, keys: KeyStore) -> None:
     chain = keys.root_chain()
     for number in sorted({min(chain), max(chain)}):  # pinned at the first release, and today
         try:
-            trusted = verify.open_bundle(bundle, chain[number])
-            found = [f"{f.path}: {f.detail or f.problem}" for f in verify.roots(bundle, trusted, chain[number])]
+            trusted, unsigned = verify.opened(bundle, chain[number])
+            found = [f"{f.path}: {f.detail or f.problem}" for f in unsigned]
             found += [f"{e.path}: it is not signed" for e in tree.walk(bundle) if _foreign(e, trusted)]
         except ApplianceError as error:
             found = [str(error)]
@@ -113,9 +113,9 @@ def require_good(bundle: Path, keys: KeyStore) -> None:
 
 
 def _foreign(entry: tree.Entry, trusted: trust.Trusted) -> bool:
-    below = entry.path.removeprefix("metadata/")
-    known = not verify.metadata_finding(below, trusted) if below != entry.path else entry.path in trusted.targets
-    return entry.kind != "file" or not known
+    if entry.path.startswith(f"{metadata.DIRECTORY}/"):
+        return False  # judged with the signatures
+    return entry.kind != "file" or entry.path not in trusted.targets
 
 
 def _require_in_chain(keys: KeyStore, chain: dict[int, bytes], number: int, root: Root) -> None:

@@ -71,8 +71,8 @@ class Inventory:
 
     def conceal(self, text: str) -> str:
         """A text that is kept or shown, without values of environment variables."""
-        parts = (*self.site.services, *(self.site.containers or ()))
-        return concealing.without(text, [p.environment for p in parts])
+        told = [s.environment for s in self.site.services] + [c.environment for c in self.site.containers or ()]
+        return concealing.without(text, told)
 
     def _without_vault(self) -> dict[str, Any]:
         return self._with(dict.fromkeys(self.references, ansiblelist.HIDDEN))

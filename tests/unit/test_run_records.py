@@ -65,7 +65,9 @@ def inventory(tmp_path: Path) -> Inventory:
     }  # fmt: skip
     path = tmp_path / "site"
     (path / "group_vars/all").mkdir(parents=True)
-    host = {"gpu-1": {"ansible_host": "10.1.2.21", "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3"}}
+    host = {
+        "gpu-1": {"ansible_host": "10.1.2.21", "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3"}
+    }
     groups = {"all": {"children": {"gpu": {"hosts": host}, "gateway": {"hosts": {"gpu-1": {}}}}}}
     (path / "hosts.yml").write_text(yaml.safe_dump(groups))
     (path / "group_vars/all/site.yml").write_text(yaml.safe_dump({"appliance_site": site}))

@@ -163,8 +163,9 @@ def _room(free: int, wanted: int) -> int:
 
 
 def _numa(near: Mapping[int, int], gpus: Sequence[Gpu], cpus: Sequence[int]) -> int:
+    """Where a node has one NUMA node alone, there is none to prefer."""
     where = {g.numa for g in gpus} | {near[c] for c in cpus}
-    return where.pop() if len(where) == 1 else UNKNOWN
+    return where.pop() if len(where) == 1 and len(set(near.values())) > 1 else UNKNOWN
 
 
 def _counted(number: int) -> str:

@@ -23,7 +23,7 @@ def node(told: nvml.Nvml, sys: Path = Path("/sys")) -> Node:
 
 
 def gpus(told: Sequence[nvml.Gpu], numa: Mapping[str, int]) -> tuple[Gpu, ...]:
-    """GPUs that have a UUID; one that is lost has none and cannot be given to a service. Pure.
+    """GPUs that can be given to a service: one that is lost has no UUID, and one that MIG divides is given out in slices. Pure.
 
     Args:
         numa: NUMA nodes by address on the bus, as NVML writes addresses.
@@ -32,7 +32,7 @@ def gpus(told: Sequence[nvml.Gpu], numa: Mapping[str, int]) -> tuple[Gpu, ...]:
     return tuple(
         Gpu(g.uuid, g.index, UNKNOWN if g.minor is None else g.minor, numa.get(g.bus or "", UNKNOWN), domain[g.index])
         for g in told
-        if g.uuid
+        if g.uuid and not (g.mig_mode and g.mig_mode[0])
     )
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,10 @@ from engine.errors import InputError, ResourceError
 from engine.placement import cli, record, topology
 from engine.placement.choose import place
 from engine.placement.model import UNKNOWN, Ask, Gpu, Held, Node, Placement
+from engine.preflight.judge import judge
+from tests.nodefacts import expected
+from tests.nodefacts import node as facts_of
+from tests.nodefacts import said as said_of
 from tests.nvml_double import NvmlDouble, document
 
 SEEDS = range(100)
@@ -255,3 +260,20 @@ def test_the_verb_decides_and_keeps(
     said([{"name": "a", "service": "a", "gpus": 1}])
     with pytest.raises(ResourceError, match="NVML says"):
         cli.main(["decide", "--file", str(file)])
+
+
+def test_preflight_decides_as_the_install_will() -> None:
+    def says(*asks: Ask, **changes: object) -> list[tuple[str, str]]:
+        want = replace(expected(), asks=asks)
+        return [(f.severity, f.what) for f in judge(facts_of(**changes), want) if f.check == "services"]
+
+    assert says() == []
+    assert says(Ask("a", "a", 8)) == [("pass", "every service finds its GPUs and CPUs")]
+    assert says(Ask("a", "a", 6), Ask("b", "b", 3)) == [
+        ("fail", "the service b asks for 3 GPUs, and of the node's 8 are 2 free")
+    ]
+    assert says(Ask("a", "a", 0, (9,))) == [("fail", "the service a names GPU 9, and the node has 8 GPUs")]
+    assert says(Ask("a", "a", 9), nvml=said_of("no-driver")) == []
+    assert says(Ask("a", "a", 9), Ask("b", "b", cpus=4096), nvml=said_of("no-driver"))[0][1].startswith(
+        "the service b asks for 4096 CPUs"
+    )

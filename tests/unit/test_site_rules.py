@@ -377,6 +377,16 @@ def test_a_mistake_in_a_site_leads_to_the_schema_of_sites(tmp_path: Path, monkey
     assert refused.value.remedy == "`appliance schema site` prints what is allowed."
 
 
+@pytest.mark.parametrize("number", [-1, 65, True, "eight", [8]])
+def test_a_host_whose_number_of_gpus_is_not_one_is_refused(
+    number: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ansiblelist, "ask", listing)
+    with pytest.raises(InputError, match="node-1: appliance_gpus is ") as refused:
+        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", host={"appliance_gpus": number})))
+    assert re.search(r"hosts\.yml:\d+$", refused.value.where)
+
+
 def test_what_ansible_says_of_lines_reaches_the_message(tmp_path: Path) -> None:
     """The same without the double: two faults of one real inventory, each with its own file."""
     wrong = {**SERVICE, "args": {"host": "192.0.2.9", "max_model_len": 1}}

@@ -157,6 +157,12 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
         for change in made.content:
             kinds.add_row(change.kind, change.name, change.before or "—", change.after or "—")
         lines += [Text(f"\nwhat {made.release} brings"), kinds]
+    if any(p.has for node in made.nodes for p in node.services):
+        where = Table("service", "replica", "node", "GPUs and CPUs")
+        for node in made.nodes:
+            for place in node.services:
+                where.add_row(place.service, place.replica, node.node, place.has or "shared")
+        lines += [Text("\nwhere services run"), where]
     shown: set[str] = set()
     for node in made.nodes:
         if node.tasks:

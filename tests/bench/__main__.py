@@ -19,6 +19,7 @@ from tests.bench import (
     measure,
     operating,
     patching,
+    placing,
     relaying,
     rotating,
     runtimes,
@@ -41,6 +42,7 @@ GROUPS = {
     "rotate": rotating,
     "relay": relaying,
     "lab": labs,
+    "gpu": placing,
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from engine.gateway.configuration import KINDS, Configuration, Limits
 from engine.gateway.ledger.books import Books, Scope
@@ -27,6 +29,17 @@ def run(config: Configuration) -> list[str]:
             ):
                 failures.append(f"{kind} of {scope[0]} {scope[1]}")
     return failures
+
+
+def probe(kind: str, clock: Clock) -> dict[str, Any]:
+    """What a worker is told for the second of two requests where the limit of this kind allows one."""
+    books, now, scope = Books(), clock.now(), ("key", "self-test")
+    limits = [(scope, Limits.model_validate({kind: 1}))]
+    for rid in ("first", "second"):
+        if denial := books.deny(limits, 1, now, clock):
+            return {"verdict": "refused", "reason": "limit", **asdict(denial)}
+        books.reserve(rid, "self-test", [scope], 1, 1, {}, now)
+    return {"verdict": "run"}
 
 
 def _configured(config: Configuration) -> Iterator[tuple[Scope, Limits]]:

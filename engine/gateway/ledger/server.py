@@ -198,6 +198,7 @@ class Worker(asyncio.Protocol):
             "settle": self._settle,
             "note": lambda _, asked: server.ledger.note(asked),
             "budget": lambda _, asked: server.ledger.standing(asked),
+            "probe": lambda _, kind: selftest.probe(kind, server.ledger.clock),
             "unreachable": lambda _, asked: server.ledger.unreachable(asked[0], asked[1]),
         }
 

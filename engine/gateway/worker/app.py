@@ -134,7 +134,7 @@ class Gateway:
             raw = await _body(scope, receive, policy.config.bounds.body_bytes)
             prepared = await self._prepare(raw, endpoint, policy.terms(subject), policy.config.bounds.inline_bytes)
             # What was revoked while the body came is not in `running` yet, so nobody ends it.
-            if self.policy is not policy and not self.policy.holds(subject, time.time()):
+            if self.policy is not None and self.policy is not policy and not self.policy.holds(subject, time.time()):
                 raise revoked()
             exchange = Exchange(endpoint, subject, self.ledger, self._pools[prepared.model][1], policy, responder)
             responder._rid = exchange.rid

@@ -137,6 +137,7 @@ class Running:
     ) -> urllib3.BaseHTTPResponse:
         """One request with an API key; the answer read whole unless ``preload_content`` says otherwise."""
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json", **more.pop("headers", {})}
+        headers = {name: value for name, value in headers.items() if value is not None}
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         pool = unix_pool(self.where / f"{self.names[worker]}.sock")
         return pool.request(more.pop("method", "POST"), path, body=raw, headers=headers, retries=False, **more)

@@ -88,10 +88,13 @@ def test_of_200_parallel_requests_exactly_10_pass_where_there_is_room_for_10(wor
             name = f"{scope}-{kind.replace('_', '-')}"
             begun = [r for r in site.record("begin") if r["body"]["model"] == name]
             assert len(begun) == ROOM  # a refused request reached no model server
-            lines = [line for line in site.audit() if line["tenant"] == name]
-            assert sorted(line["status"] for line in lines) == codes
+            wait_for(partial(_written, site, name, codes), "a line of each request")
     finally:
         site.stop()
+
+
+def _written(site: Running, tenant: str, codes: list[int]) -> bool:
+    return sorted(line["status"] for line in site.audit() if line.get("tenant") == tenant) == codes
 
 
 def test_a_request_that_can_never_fit_is_told_so_at_once_and_an_unstated_length_is_cut_to_fit(tmp_path: Path) -> None:

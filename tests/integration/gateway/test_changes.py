@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_a_revoked_key_is_refused_and_its_streams_end_on_every_worker(site: Runn
         assert [_code(b"".join(stream)) for stream in (first, second)] == ["credential_revoked"] * 2
         assert next(other)
         for worker in (0, 1):
-            refused = wait_for(lambda worker=worker: _refused(site, lab.KEY, worker), "401")
+            refused = wait_for(partial(_refused, site, lab.KEY, worker), "401")
             assert refused.json()["error"]["code"] == "invalid_api_key"
     ended = wait_for(lambda: [line for line in site.audit() if line["code"] == "credential_revoked"], "their lines")
     assert {line["outcome"] for line in ended} == {"ended"}
@@ -130,6 +131,10 @@ def test_a_key_set_changes_in_one_step_and_a_removed_key_ends_streams(site: Runn
 WRONG = ("models: [", "schema: 2", "surplus: 1", "tenants: 5", "cache_salt_seed: short")
 
 
+def _acts(site: Running, before: int) -> list[dict[str, Any]]:
+    return site.audit("administrative")[before:]
+
+
 def test_wrong_configurations_are_refused_whole_and_no_stream_notices(site: Running) -> None:
     with _stream(site, lab.OTHER_KEY) as stream:
         good = site.config.read_text()
@@ -138,7 +143,7 @@ def test_wrong_configurations_are_refused_whole_and_no_stream_notices(site: Runn
             new = site.config.with_suffix(".new")
             new.write_text(f"{good}{line}\n")
             new.replace(site.config)
-            found = wait_for(lambda before=before: site.audit("administrative")[before:], f"the refusal of {line}")[-1]
+            found = wait_for(partial(_acts, site, before), f"the refusal of {line}")[-1]
             assert found["act"] == "configuration refused"
             assert f"{site.config}:" in found["reason"], found
             assert site.ask(chat(), worker=number % 2).status == 200
@@ -218,4 +223,4 @@ def test_a_worker_ends_its_streams_before_it_stops(tmp_path: Path) -> None:
         assert old.poll() is None
         (tmp_path / "gate").touch()
         assert b"".join(stream).endswith(b"data: [DONE]\n\n")
-        assert old.wait(240) == 0
+        assert old.wait(240) in (0, -15)  # uvicorn ends by the signal when it is done

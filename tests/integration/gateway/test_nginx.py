@@ -98,7 +98,12 @@ class Front:
         authority.issue("both", x509.UniformResourceIdentifier("spiffe://lab/both"))
         authority.issue("stranger", x509.DNSName("stranger.example.org"))
         other.issue("forged", x509.UniformResourceIdentifier("spiffe://lab/team-a"))
-        pair = {"name": "pair", "cost_centre": "1", "models": ["tiny"], "accept": [["certificate", "key"]]}
+        pair: dict[str, Any] = {
+            "name": "pair",
+            "cost_centre": "1",
+            "models": ["tiny"],
+            "accept": [["certificate", "key"]],
+        }
         pair |= {
             "keys": [lab.key_entry("pair-key", "sk-lab-" + "p" * 43)],
             "certificates": [{"id": "pair-cert", "san": "URI:spiffe://lab/both"}],

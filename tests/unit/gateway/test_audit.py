@@ -199,7 +199,13 @@ def test_the_command_tells_whether_a_log_is_sound(whole: Path, tmp_path: Path) -
         argv = [sys.executable, "-P", "-m", "engine.gateway.cli", "audit", *map(str, words)]
         return subprocess.run(argv, capture_output=True, text=True, check=False)
 
-    given = ["verify", "--key", whole / "checkpoint.pub", "--checkpoint", max((whole / "exported").glob("*.json"))]
+    given: list[str | Path] = [
+        "verify",
+        "--key",
+        whole / "checkpoint.pub",
+        "--checkpoint",
+        max((whole / "exported").glob("*.json")),
+    ]
     good = run(*given, "--directory", whole / "audit")
     assert (good.returncode, json.loads(good.stdout)["sound"]) == (0, True)
     shutil.copytree(whole / "audit", tmp_path / "audit")

@@ -21,7 +21,7 @@ CLASSES = {
     "default": {"stream_interval": 4, "priority": 5},
     "batch": {"stream_interval": 8, "priority": 9},
 }
-TERMS = Terms({"tiny": MODEL}, "default", CLASSES, "5a17", 64, 10_000)  # type: ignore[arg-type]
+TERMS = Terms({"tiny": MODEL}, "default", CLASSES, "5a17", 64, 10_000)
 OURS = {
     "model",
     "cache_salt",
@@ -40,7 +40,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _made(endpoint: str, terms: Terms = TERMS, **more: Any) -> Prepared:
+def _made(endpoint: str, terms: Terms = TERMS, /, **more: Any) -> Prepared:
     return prepare(json.dumps({"model": "tiny", **BODIES[endpoint], **more}).encode(), endpoint, terms)
 
 
@@ -101,7 +101,7 @@ def test_a_field_that_is_not_on_the_list_is_refused_by_name(endpoint: str, name:
         assert (name, endpoint) in (("documents", "rerank"), ("documents", "score"))  # there they are what is compared
         return
     with pytest.raises(Refusal) as refused:
-        _made(endpoint, **{name: 1})
+        prepare(json.dumps({"model": "tiny", **BODIES[endpoint], name: 1}).encode(), endpoint, TERMS)
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "unsupported_field", name)
 
 
@@ -154,7 +154,7 @@ def test_the_shorter_side_of_a_comparison_counts_with_each_text() -> None:
 def test_a_length_that_nobody_stated_is_cut_to_what_the_limit_holds() -> None:
     terms = Terms(
         {"tiny": ModelTerms("served", EVERY, 4096, 256, 1, False, 3, fits=100)}, "default", CLASSES, "s", 64, 10_000
-    )  # type: ignore[arg-type]
+    )
     assert _made("chat", terms).hold == 100
     assert _made("chat", terms, max_tokens=200).hold > 100  # stated: the ledger refuses it with the reason
 
@@ -188,7 +188,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
     ],
 )  # fmt: skip
 def test_nothing_is_fetched_for_a_client(part: Any) -> None:
-    takes = Terms({"tiny": ModelTerms("served", EVERY, 4096, 256, 1, True, 3)}, "default", CLASSES, "s", 64, 10_000)  # type: ignore[arg-type]
+    takes = Terms({"tiny": ModelTerms("served", EVERY, 4096, 256, 1, True, 3)}, "default", CLASSES, "s", 64, 10_000)
     assert _sent("chat", takes, messages=[{"role": "user", "content": [IMAGE]}])["messages"][0]["content"] == [IMAGE]
     with pytest.raises(Refusal):
         _made("chat", messages=[{"role": "user", "content": [IMAGE]}])  # this model takes no images
@@ -213,7 +213,7 @@ def test_fields_inside_are_checked_too(path: str) -> None:
 
 @pytest.mark.parametrize("digits", ["9223372036854775808", "-9223372036854775809", "18446744073709551616", "1" * 5000])
 def test_numbers_of_two_readings_are_refused_and_long_ones_in_texts_are_not(digits: str) -> None:
-    with pytest.raises(Refusal, match="64 bits|not valid JSON"):
+    with pytest.raises(Refusal, match=r"64 bits|not valid JSON"):
         prepare(
             f'{{"model":"tiny","messages":[{{"role":"user","content":"x"}}],"seed":{digits}}}'.encode(), "chat", TERMS
         )

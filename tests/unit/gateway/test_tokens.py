@@ -7,10 +7,10 @@ import hmac
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc.jwk import RSAKey
 
 from engine.gateway.worker.tokens import MAX_VERDICTS, TokenError, Tokens, key_set
 from tests import gatewaysite as lab
@@ -47,7 +47,7 @@ def _attacks(provider: lab.Provider) -> dict[str, str]:
     good = provider.token("rsa")
     header, claims, signature = good.split(".")
     body = json.loads(__import__("base64").urlsafe_b64decode(claims + "=="))
-    public = provider.keys["rsa"].public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
+    public: bytes = cast(RSAKey, provider.keys["rsa"]).as_pem(private=False)
     confused = f"{lab.encoded({'alg': 'HS256', 'kid': 'rsa'})}.{claims}"
     mac = hmac.new(public, confused.encode(), hashlib.sha256).digest()
     import base64

@@ -61,6 +61,7 @@ def plan(
     from engine import durable
     from installer.cli.install import listener
     from installer.depot import Depot
+    from installer.site import controlpki
     from installer.site import inventory as inventories
     from installer.site.install import Request
     from installer.site.planning import estimate, make
@@ -69,7 +70,9 @@ def plan(
 
     screen = screen_of(ctx)
     site = inventories.load(inventory)
-    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
+    # The dry run signs a certificate for the depot's server; before the first install there is no authority, and nodes fetch nothing.
+    needed = controlpki.exists(ca)
+    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}") if needed else ""
     with screen, private_copy(secret) as secret_file:
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, site_keys=site_keys, bundle=bundle,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from engine import interruption
 from engine.errors import ResourceError
 
 LEFT_FREE = 256 << 20  # bytes of a file system that a tool may not take: the system and its logs need some
@@ -156,6 +157,7 @@ def _watch(process: subprocess.Popen[bytes], said: _Said, bounds: Bounds) -> Whi
     try:
         ending.register(pid, select.POLLIN)
         while True:
+            interruption.stop_if_asked()
             wait_s = pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic()))
             ended = bool(ending.poll(1000 * wait_s))
             if said.over:

@@ -46,6 +46,8 @@ def prepared(image: Image, source: str, scratch: Path) -> Iterator[Prepared]:
     name, colon, reference = rest.partition(":")
     path = Path(name)
     try:
+        if transport != "oci" and not path.is_file():  # a pipe would be waited for
+            raise TrustError("it is not an archive", remedy=REMEDY)
         if transport == "docker-archive":
             plain = _plain_tar(path, scratch)
             yield Prepared(f"{transport}:{plain}{colon}{reference}", unpack.allowance(path.stat().st_size))
@@ -82,8 +84,6 @@ def _plain_tar(path: Path, scratch: Path) -> Path:
 def _unpack_layout(path: Path, layout: Path) -> None:
     """The files that a layout is made of, and nothing else that the archive may hold."""
     (layout / "blobs/sha256").mkdir(parents=True)
-    if not path.is_file():
-        raise TrustError("it is not an archive", remedy=REMEDY)
     with unpack.opened(path) as stream:
         members = tarstream.Reader(stream, path.name)
         for member in members:

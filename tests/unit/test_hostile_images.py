@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -216,11 +217,13 @@ def test_a_layer_of_an_archive_that_unpacks_without_end_is_refused(
 
 
 @pytest.mark.parametrize("transport", ["docker-archive", "oci-archive", "oci"])
-@pytest.mark.parametrize("what", ["noise", "empty", "directory"])
+@pytest.mark.parametrize("what", ["noise", "empty", "directory", "pipe"])
 def test_what_is_not_an_image_is_named_and_no_login_is_asked_for(tmp_path: Path, transport: str, what: str) -> None:
     path = tmp_path / "image"
     if what == "directory":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
     else:
         path.write_bytes(b"noise" * 400 if what == "noise" else b"")
     with pytest.raises(TrustError, match="image one") as refused:

@@ -37,7 +37,7 @@ def rendered(upstreams: Sequence[Mapping[str, Any]], **more: Any) -> str:
         **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
     }
-    made = {
+    made: dict[str, Any] = {
         "appliance_nginx_upstreams": upstreams,
         "appliance_nginx_client_kinds": ["client", "node"],
         "appliance_nginx_server_names": ["localhost"],

@@ -252,7 +252,7 @@ def test_a_registry_that_cannot_be_reached_still_asks_for_the_login(tmp_path: Pa
 
 
 DESCRIPTOR = {"digest": "sha256:" + "a" * 64, "size": 1}
-MEDIA = st.sampled_from([LAYER, "application/vnd.docker.image.rootfs.diff.tar.gzip", *(str(f["mediaType"]) for f in FOREIGN.values() if "mediaType" in f)])  # fmt: skip
+MEDIA = st.sampled_from([LAYER, "application/vnd.docker.image.rootfs.diff.tar.gzip", *(str(f["mediaType"]) for f in FOREIGN.values() if isinstance(f, dict) and "mediaType" in f)])  # fmt: skip
 LAYERS = st.lists(st.fixed_dictionaries({"mediaType": MEDIA, "urls": st.sampled_from([None, [], ["http://127.0.0.1:1/x"], "x"])}), max_size=5)  # fmt: skip
 
 

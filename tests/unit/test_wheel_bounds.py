@@ -76,7 +76,7 @@ def test_what_honest_wheels_hold_is_counted(tmp_path: Path) -> None:
 
 
 def resolve(tmp_path: Path, **source: tuple[str, ...]) -> list[uvresolve.Found]:
-    wheels = WheelSet(name="small", requirements=("a",), profiles=("gpu",), **source)  # type: ignore[arg-type]
+    wheels = WheelSet(name="small", requirements=("a",), profiles=("gpu",), **source)
     config = PipConfig(index="", no_index=not source.get("indexes"))
     return uvresolve.resolve(wheels, TARGET, config, room=tmp_path / "room")
 

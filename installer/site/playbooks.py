@@ -74,6 +74,7 @@ class Playbooks:
                         "ANSIBLE_HOST_KEY_CHECKING": "True",
                         "PYTHONPATH": str(product.PACKAGE.parent),
                         **ansiblelist.LOCALE,
+                        **ansiblelist.not_hosts(self.inventory.path),
                         **self.inventory.vault,
                     },
                     event_handler=self.tracker.handle,

@@ -95,7 +95,8 @@ def site(where: Path, **changes: Any) -> dict[str, Any]:
 def write(where: Path, data: Mapping[str, Any]) -> Path:
     """The configuration as a file, replaced in one step as a role does."""
     path, new = where / "gateway.yml", where / "gateway.yml.new"
-    new.write_text(yaml.safe_dump(dict(data), sort_keys=False))
+    # Through JSON, so that what is shared is written out: aliases are refused.
+    new.write_text(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False))
     new.replace(path)
     return path
 
@@ -152,6 +153,7 @@ class Provider:
         self.keys: dict[str, jwk.Key] = {}
 
     def add(self, kid: str, algorithm: str) -> None:
+        kind: Any
         kind, private = {
             "RS256": (jwk.RSAKey, rsa.generate_private_key(65537, 2048)),
             "ES256": (jwk.ECKey, ec.generate_private_key(ec.SECP256R1())),

@@ -128,6 +128,8 @@ class Double:
                 await asyncio.sleep(3600)
             await send({"type": "http.response.body", "body": _spoilt(event, number, todo), "more_body": True})
             number += 1
+            while number == int(todo.get("gate-at", -1) or 0) and not self._gate.exists():
+                await asyncio.sleep(0.02)
             await asyncio.sleep(pause)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -144,8 +146,11 @@ def _spoilt(event: bytes, number: int, todo: dict[str, str]) -> bytes:
 
 
 def _wanted(asked: dict[str, Any], todo: dict[str, str]) -> int:
-    most = next((asked[k] for k in ("max_completion_tokens", "max_tokens", "max_output_tokens") if k in asked), 4096)
-    return min(int(todo.get("tokens", 5)), most) * asked.get("n", 1)
+    most: int = next(
+        (asked[k] for k in ("max_completion_tokens", "max_tokens", "max_output_tokens") if k in asked), 4096
+    )
+    choices: int = asked.get("n", 1)
+    return min(int(todo.get("tokens", 5)), most) * choices
 
 
 def _usage(facts: dict[str, Any]) -> dict[str, int]:
@@ -320,7 +325,7 @@ def main() -> None:
     # As vLLM sets it; the gateway must not use a connection that is being closed.
     uvicorn.run(
         Double(Path(record)), uds=socket, lifespan="off", log_level="critical", access_log=False, timeout_keep_alive=5
-    )  # type: ignore[arg-type]
+    )
 
 
 if __name__ == "__main__":

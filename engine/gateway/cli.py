@@ -118,9 +118,9 @@ def _key(given: argparse.Namespace) -> None:
 
 
 def _audit(given: argparse.Namespace) -> int:
-    from engine.gateway.audit import cli  # noqa: PLC0415
+    from engine.gateway.audit.cli import run  # noqa: PLC0415
 
-    return cli.run(given)
+    return run(given)
 
 
 def _fail(error: ApplianceError) -> NoReturn:

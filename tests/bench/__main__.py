@@ -14,6 +14,7 @@ from installer.cli import streams
 from installer.cli.screen import Screen
 from tests.bench import (
     building,
+    gateway,
     importing,
     labs,
     measure,
@@ -41,6 +42,7 @@ GROUPS = {
     "rotate": rotating,
     "relay": relaying,
     "lab": labs,
+    "gateway": gateway,
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from engine.gateway.audit import chain
+from engine.gateway.audit.chain import NOTHING
 
 MOST_FAULTS = 20
 
@@ -30,7 +31,7 @@ class Verdict:
     chain: str = ""
     first: int = 0
     last: int = 0
-    last_hash: str = chain.NOTHING
+    last_hash: str = NOTHING
     checkpoints: int = 0
     signed_through: int = 0
 
@@ -66,8 +67,8 @@ class _Walk:
 
     def __init__(self, verdict: Verdict, key: Ed25519PublicKey, exported: chain.Checkpoint | None) -> None:
         self.verdict, self._key, self._exported = verdict, key, exported
-        self._dropped: tuple[int, str] = (0, chain.NOTHING)
-        self._begins_after = chain.NOTHING  # the hash that the first record names
+        self._dropped: tuple[int, str] = (0, NOTHING)
+        self._begins_after = NOTHING  # the hash that the first record names
         self._found = exported is None
 
     def record(self, name: str, number: int, line: bytes, record: chain.Record) -> None:

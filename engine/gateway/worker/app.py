@@ -19,7 +19,7 @@ from engine.gateway.worker.identity import Identities, headers_of
 from engine.gateway.worker.ledgerclient import LedgerClient, unavailable
 from engine.gateway.worker.policy import Policy, Subject
 from engine.gateway.worker.prepare import Prepared, Terms, prepare
-from engine.gateway.worker.refusal import Refusal
+from engine.gateway.worker.refusal import Refusal, revoked
 
 log = logging.getLogger("appliance-gateway")
 SWEEP_S = 0.5
@@ -78,13 +78,15 @@ class Gateway:
         for model in policy.config.models:
             known = self._pools.get(model.name)
             if known is None or known[0] != model.replicas:
+                for pool in known[1] if known else ():
+                    pool.close()
                 self._pools[model.name] = (model.replicas, [upstream.Pool(r) for r in model.replicas])
         self.policy = policy
         self.ledger.wait_s = policy.config.bounds.ledger_s
         now = time.time()
         for exchange in list(self.running):
             if not policy.holds(exchange.subject, now):
-                exchange.end(Refusal(401, "credential_revoked", "The credential is no longer valid."))
+                exchange.end(revoked())
         self.arrived.set()
 
     async def sweep(self) -> None:
@@ -131,6 +133,9 @@ class Gateway:
                 return
             raw = await _body(scope, receive, policy.config.bounds.body_bytes)
             prepared = await self._prepare(raw, endpoint, policy.terms(subject), policy.config.bounds.inline_bytes)
+            # What was revoked while the body came is not in `running` yet, so nobody ends it.
+            if self.policy is not None and self.policy is not policy and not self.policy.holds(subject, time.time()):
+                raise revoked()
             exchange = Exchange(endpoint, subject, self.ledger, self._pools[prepared.model][1], policy, responder)
             responder._rid = exchange.rid
             self.running.add(exchange)

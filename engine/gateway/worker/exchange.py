@@ -106,14 +106,12 @@ class Exchange:
         Raises:
             Refusal: the answer is to be that; nothing was sent.
         """
-        reserved = True
+        reserved, told = True, None
         connection: upstream.Connection | None = None
         try:
             told = await self._ledger.reserve(self._asked(prepared))
             if told["verdict"] == "refused":
                 reserved = told["reason"] in ("busy", "gone")
-                if not reserved:
-                    self._ledger.open.discard(self.rid)
                 raise of_ledger(told)
             connection = await self._connect(prepared, told["replicas"])
             status = await self._send(connection, prepared)
@@ -138,11 +136,14 @@ class Exchange:
             self.facts.outcome = self.facts.outcome or "refused"
             self.facts.code = self.facts.code or refused.code
             self.facts.status = refused.status
-            refused.noted = refused.code != "unavailable" or self._accepted
+            # What the ledger refused it has written down; what never reached it the caller notes.
+            refused.noted = told is not None
+            reserved = reserved and told is not None
             raise
         finally:
             if connection is not None:
                 connection.close()
+            self._ledger.open.discard(self.rid)
             if reserved:
                 self._settle(prepared)
 
@@ -269,9 +270,10 @@ class Exchange:
         unknown = prepared.ceiling if self._accepted else 0
         tokens = usage.total if usage is not None and exact else unknown
         facts = self.facts
+        finish = self._reader.finish if self._reader else self._finish
         told = {
             "status": facts.status, "outcome": facts.outcome, "code": facts.code, "replica": facts.replica, "attempts": facts.attempts,
-            "served": self._policy.models[prepared.model].upstream_name, "finish": self._reader.finish if self._reader else self._finish,
+            "served": self._policy.models[prepared.model].upstream_name, "finish": finish[:40] if type(finish) is str else None,
             "prompt_tokens": usage.prompt if usage else None, "completion_tokens": usage.completion if usage else None,
             "cached_tokens": usage.cached if usage else None, "estimated": not exact and tokens > 0,
             "queue_ms": _ms(facts.began, facts.sent), "first_ms": _ms(facts.sent, facts.first), "ms": _ms(facts.began, time.monotonic()),

@@ -59,7 +59,9 @@ class LedgerClient:
 
     def _begin(self, line: _Line) -> None:
         self._line = line
-        line.write(pack([self._next(), "hello", {"owner": self.owner, "open": sorted(self.open)}]))
+        # What ended meanwhile is about to be settled by what follows, so it is not lost.
+        settled = {asked["rid"] for verb, asked in self._unanswered.values() if verb == "settle"}
+        line.write(pack([self._next(), "hello", {"owner": self.owner, "open": sorted(self.open | settled)}]))
         line.write(b"".join(pack([number, verb, asked]) for number, (verb, asked) in self._unanswered.items()))
         self._connected.set()
 

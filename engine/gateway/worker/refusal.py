@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818  # it is an answer
     """An answer that is not a model's.
 
@@ -79,7 +79,7 @@ def of_ledger(told: dict[str, Any]) -> Refusal:
     """What a client is told when the ledger refused; its headers are those of the limit that refused."""
     reason = told["reason"]
     if reason == "revoked":
-        return Refusal(401, "credential_revoked", "The credential is no longer valid.")
+        return revoked()
     if reason == "busy":
         return Refusal(
             503, "overloaded", "All slots of this model are in use; try again later.", headers={"retry-after": "5"}
@@ -92,6 +92,11 @@ def of_ledger(told: dict[str, Any]) -> Refusal:
             headers={"retry-after": "10"},
         )
     return of_limit(told["scope"], told["kind"], told["limit"], told["remaining"], told["reset_s"], never=told["never"])
+
+
+def revoked() -> Refusal:
+    """A credential that was good and is no longer in the configuration."""
+    return Refusal(401, "credential_revoked", "The credential is no longer valid.")
 
 
 def of_limit(scope: str, kind: str, limit: int, remaining: int, reset_s: float, *, never: bool) -> Refusal:

@@ -16,7 +16,7 @@ CLASSES = Classes(
 def test_waiting_requests_run_in_the_order_they_came() -> None:
     admission = Admission(CLASSES)
     assert [admission.offer(f"r{i}", "m", "default", 1, i) for i in range(4)] == ["run", "wait", "wait", "wait"]
-    order = []
+    order: list[str] = []
     for rid in ("r0", "r1", "r2"):
         admission.release(rid)
         order += admission.grant("m", 1)

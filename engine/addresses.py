@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 # Parameters of an address that open what is behind it: signatures of S3, Azure and Google, tokens, keys, passwords.
@@ -11,6 +12,7 @@ SECRET_PARAMETER = re.compile(
     r".*token|.*passw(or)?d|pwd|.*secret|(api|access|private|subscription)?[-_]?key|auth(orization)?|jwt|credentials?)",
     re.IGNORECASE,
 )
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # An image's digest stands behind an @, too, but in the last part of its name.
 IMAGE_LOGIN = re.compile(r"docker://[^/]*@[^/]*/")
 
@@ -39,10 +41,36 @@ def secret_in(url: str) -> str:
     return ""
 
 
+def fault(url: str) -> str:
+    """Why an address of http, https or a file cannot be asked, in words that repeat nothing of it; empty when it can. Pure."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the host of the address cannot be read"
+    spaced = " " in url and parts.scheme != "file"  # a path may have them
+    if spaced or not url.isprintable() or CONTROL.search(unquote(url)):
+        return "an address has no spaces or control characters"
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            return "a file: address names no host; write file:///PATH, or file:PATH beside the definition"
+        return "" if parts.path else "a file: address needs a path"
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        return "the port of the address is not a number from 1 to 65535"
+    return "" if parts.hostname else "the address has no host"
+
+
 def public(url: str) -> str:
     """The URL without user, password and query, fit for messages and locks."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     host = parts.hostname or ""
-    if parts.port:
-        host += f":{parts.port}"
+    with suppress(ValueError):  # a port that is none
+        if parts.port:
+            host += f":{parts.port}"
     return parts._replace(netloc=host, query="", fragment="").geturl()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from engine import placing
+from engine import interruption, placing
 from engine.durable import disk_errors, set_mode, sync_dir
 from engine.errors import ApplianceError, TrustError
 
@@ -291,6 +291,7 @@ def pieces(file: BinaryIO, limit: int | None = None) -> Iterator[memoryview]:
     """The rest of ``file``, or its next ``limit`` bytes, piece by piece in this thread's one buffer: use each before the next."""
     buffer = _OWN.buffer
     while n := file.readinto(buffer if limit is None else buffer[:limit]):  # type: ignore[attr-defined]
+        interruption.stop_if_asked()
         yield buffer[:n]
         limit = None if limit is None else limit - n
 

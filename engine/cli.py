@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
+from contextlib import nullcontext
 from typing import NoReturn
 
-from engine import outlet, refusals
+from engine import interruption, outlet, refusals
 from engine.errors import ApplianceError, Exit
 
 # Loaded on use: a verb that needs only the standard library must not wait for the others' imports.
@@ -28,8 +30,13 @@ VERBS = {
     "diagnose": ("engine.diagnose", "keep what this node knows about its own trouble"),
     "gate": ("engine.gate", "measure served models, and compare with an earlier measurement"),
     "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),
+    "devices": ("engine.gpu.cli", "make the device files of the GPUs"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
 }
+
+# What works once and makes temporary files. Servers and timers have handlers of their own, or nothing to clean up.
+ENDS_IN_ORDER = ("verify", "fetch", "images", "diagnose")
+CODES = {signal.SIGHUP: Exit.HANGUP, signal.SIGTERM: Exit.TERMINATED}
 
 
 def main() -> None:
@@ -39,14 +46,26 @@ def main() -> None:
         outlet.tell(f"usage: appliance-engine VERB …\n{lines}")
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else Exit.USAGE)
     module, _ = VERBS[sys.argv[1]]
-    try:
-        sys.exit(importlib.import_module(module).main(sys.argv[2:]))
-    except ApplianceError as error:
-        _fail(error)
-    except OSError as error:
-        if (found := refusals.explained(error)) is None:
-            raise  # a fault of the program
-        _fail(found)
+    with interruption.heeded() if sys.argv[1] in ENDS_IN_ORDER else nullcontext():
+        try:
+            sys.exit(importlib.import_module(module).main(sys.argv[2:]))
+        except KeyboardInterrupt:
+            _stopped()
+        except ApplianceError as error:
+            if interruption.received():  # told by whoever waited for a process that was ended
+                _stopped()
+            _fail(error)
+        except OSError as error:
+            if (found := refusals.explained(error)) is None:
+                raise  # a fault of the program
+            _fail(found)
+
+
+def _stopped() -> NoReturn:
+    number = interruption.received() or signal.SIGINT
+    error = ApplianceError(f"ended by {signal.Signals(number).name}", remedy="Run the same command again.")
+    error.exit_code = CODES.get(signal.Signals(number), Exit.INTERRUPTED)
+    _fail(error)
 
 
 def _fail(error: ApplianceError) -> NoReturn:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 
+from engine import interruption
 from engine.addresses import public, without_login
 from engine.blobs import CHUNK, Blobs, Incoming, pieces
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
@@ -85,6 +87,7 @@ class Downloader:
         self._route = route or Direct(pool)
         self._report = report or Silent()
         self._headers = headers
+        self._open: set[urllib3.BaseHTTPResponse] = set()
 
     def fetch_all(self, items: Iterable[Item], *, task: str = "fetch") -> int:
         """Bring all items in, in parallel. Stops at the first failure and raises it; what arrived stays.
@@ -101,7 +104,13 @@ class Downloader:
             jobs: list[Future[int]] = [
                 workers.submit(self.fetch, i, task) for i in sorted(wanted, key=lambda i: -i.size)
             ]
-            done, waiting = wait(jobs, return_when=FIRST_EXCEPTION)
+            try:
+                done, waiting = wait(jobs, return_when=FIRST_EXCEPTION)
+            except KeyboardInterrupt:
+                # The end of the block waits for what runs: it ends now, also where a source sends nothing.
+                workers.shutdown(wait=False, cancel_futures=True)
+                self._cut()
+                raise
             for job in waiting:
                 job.cancel()
         moved = sum(j.result() for j in done)
@@ -135,12 +144,18 @@ class Downloader:
     def _copy(self, item: Item, incoming: Incoming, task: str) -> None:
         path = Path(unquote(urlsplit(item.url).path))
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe does not stop us
         except OSError as error:
             raise UpstreamError(
                 f"cannot read {item.name}: {error.strerror}", where=str(path), remedy="Restore the file or lock again."
             ) from error
         with os.fdopen(fd, "rb") as source:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UpstreamError(
+                    f"cannot read {item.name}: not a regular file",
+                    where=str(path),
+                    remedy="Restore the file or lock again.",
+                )
             source.seek(incoming.done)
             for piece in pieces(source):
                 incoming.write(piece)
@@ -150,6 +165,7 @@ class Downloader:
         """GET with retries; every retry continues where the last attempt stopped."""
         reason = ""
         for _attempt in range(RETRIES):
+            interruption.stop_if_asked()
             headers = {"Range": f"bytes={incoming.done}-"} if incoming.done else {}
             headers |= self._headers(item.url)
             try:
@@ -157,6 +173,7 @@ class Downloader:
                     if incoming.done and response.status != 206:
                         incoming.restart()
                     for chunk in response.stream(CHUNK, decode_content=False):
+                        interruption.stop_if_asked()
                         incoming.write(chunk)
                         self._report.advance(task, len(chunk))
                 if incoming.complete:
@@ -187,9 +204,17 @@ class Downloader:
                         response.status, "The file is gone or needs credentials. If it moved, lock again."
                     ),
                 )
+            self._open.add(response)
             yield response
         finally:
+            self._open.discard(response)
             response.close()
+
+    def _cut(self) -> None:
+        """End the waiting of every thread for more of an answer."""
+        for response in list(self._open):
+            with suppress(Exception):  # it has ended in this moment, in whichever way
+                response.shutdown()
 
     def _request(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer at the end of at most ``REDIRECTS`` redirects, whose own bodies are never read.

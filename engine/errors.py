@@ -15,7 +15,10 @@ class Exit(IntEnum):
     UPSTREAM = 4  # a source changed or cannot be reached
     NODE = 5  # at least one node failed or is unreachable
     RESOURCE = 6  # disk full, permission denied, tool missing
+    # 128 and the number of the signal, as shells have it.
+    HANGUP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class ApplianceError(Exception):

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ PROMPTS = (
 )
 ALTERNATIVES = 5  # tokens whose likelihood the API gives beside the chosen one; vLLM allows 20
 ROUNDS = 3  # the best counts: a busy moment must not fail an upgrade
+AGAIN, PAUSE_S = 6, 5.0  # more rounds, and seconds before each, when all of the first were too slow
 COMPILER = Path("usr/bin/g++")  # that PyTorch makes functions for a processor with
 XID = re.compile(r"NVRM: Xid \(([^)]*)\): (\d+)")
 
@@ -84,6 +85,24 @@ def measure(
     said = tuple(_text(a, target) if plain else _said(a, target) for a in answers)
     throughput = max(_throughput(target, model, requests, tokens, timeout_s) for _ in range(ROUNDS))
     return Measurement(model, said, round(throughput, 2), health())
+
+
+def faster(
+    target: Target, now: Measurement, enough: float, *, requests: int, tokens: int, timeout_s: float
+) -> Measurement:
+    """``now`` with the best throughput of more rounds, which end as soon as one reaches ``enough``: what else runs on the node only
+    makes a model slower, so one good round shows what it can do, and a model that became slow has none.
+
+    Raises:
+        ApplianceError: as ``measure``.
+    """
+    best = now.throughput
+    for _ in range(AGAIN):
+        if best >= enough:
+            break
+        time.sleep(PAUSE_S)
+        best = max(best, _throughput(target, now.model, requests, tokens, timeout_s))
+    return replace(now, throughput=round(best, 2))
 
 
 def can_end_it(service: str, root: Path = Path("/")) -> bool:
@@ -301,6 +320,16 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(json.dumps({"throughput": now.throughput}) + "\n")
         return 0
     found = compare(before, now, share=asked.share, max_gap=asked.max_gap)
+    if found and now.throughput < asked.share * before.throughput:
+        now = faster(
+            asked.socket,
+            now,
+            asked.share * before.throughput,
+            requests=asked.requests,
+            tokens=asked.tokens,
+            timeout_s=asked.timeout,
+        )
+        found = compare(before, now, share=asked.share, max_gap=asked.max_gap)
     if found:
         raise ApplianceError(
             "the gate stays shut: " + "; ".join(found),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from engine.errors import ApplianceError, InputError, ResourceError
@@ -38,6 +39,10 @@ PLACE = {
     errno.ENODEV: "Connect the device again.",
     errno.ENXIO: "Connect the device again.",
 }
+
+# Names under which engine.durable, installer.trust.keys and installer.bundle write, and installer.medium tries a file system.
+TEMPORARY = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.tmp|making|building)")
+SCRATCH = re.compile(r"\.[0-9a-f]{8}\.tmp|\.appliance-[a-z0-9_]{8}")
 
 LOOP = "Symlink loop from "  # how Path.resolve says it, in an error of its own until Python 3.13
 
@@ -75,6 +80,7 @@ def explained(error: Exception, path: Path | None = None, doing: str = "") -> Ap
     where = os.fsdecode(named) if isinstance(named, str | bytes) and named else str(path or "")
     if path and Path(where).name.startswith(f".{path.name}."):  # a temporary name, gone by now
         where = str(path)
+    where = as_given(where)
     number = error.errno or 0
     if number in MACHINE:
         what, remedy = MACHINE[number]
@@ -85,6 +91,18 @@ def explained(error: Exception, path: Path | None = None, doing: str = "") -> Ap
     if number in PATH and where:
         return InputError(what, where=where, remedy=PATH[number])
     return None
+
+
+def as_given(where: str) -> str:
+    """A path with the names that a person gave in place of temporary ones, which are gone by now; what is below a scratch directory
+    becomes the directory that this is in. Pure."""
+    parts: list[str] = []
+    for part in where.split("/"):
+        if SCRATCH.fullmatch(part):
+            break
+        named = TEMPORARY.fullmatch(part)
+        parts.append(named[1] if named else part)
+    return "/".join(parts)
 
 
 def _from_temporary(error: OSError) -> bool:

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
+from engine import interruption
 from engine.errors import ResourceError
 
 PIECE = 1 << 16  # bytes given or taken at once; what a pipe holds
@@ -61,10 +63,20 @@ def talk(argv: Sequence[str], *, stdin: bytes, timeout_s: float, limit_bytes: in
         raise ResourceError(f"{argv[0]} is not installed", remedy=f"Install it: apt-get install {argv[0]}")
     heard, pipe = _Heard(), subprocess.PIPE
     with subprocess.Popen(list(argv), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as child:
-        cut = _converse(child, stdin, heard, time.monotonic() + timeout_s, limit_bytes)
+        try:
+            cut = _converse(child, stdin, heard, time.monotonic() + timeout_s, limit_bytes)
+        except BaseException:
+            _kill(child)  # in a session of its own, it hears nothing of what ends this command
+            raise
         if cut:
-            os.killpg(child.pid, signal.SIGKILL)  # a proxy that it started goes, too
+            _kill(child)
     return Talk(None if cut else child.returncode, tuple(heard.lines), heard.stderr.decode(errors="replace"), cut)
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End it and what it started, for example a proxy."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _converse(child: subprocess.Popen[bytes], stdin: bytes, heard: _Heard, deadline: float, limit_bytes: int) -> str:
@@ -76,6 +88,7 @@ def _converse(child: subprocess.Popen[bytes], stdin: bytes, heard: _Heard, deadl
         waiting.register(child.stdout, selectors.EVENT_READ, "stdout")
         waiting.register(child.stderr, selectors.EVENT_READ, "stderr")
         while waiting.get_map():
+            interruption.stop_if_asked()
             ready = waiting.select(max(0.0, deadline - time.monotonic()))
             if not ready or time.monotonic() > deadline:
                 return "time"  # also for one that never stops to speak

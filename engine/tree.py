@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from engine import refusals
 from engine.errors import TrustError
 from engine.report import printable
 
@@ -64,6 +66,10 @@ def collisions(paths: Iterator[str] | list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+# What the machine or the user's rights refuse, whatever is on the medium.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def walk(root: Path) -> Iterator[Entry]:
     """Every entry below ``root`` that is not a directory, without following links.
 
@@ -102,6 +108,9 @@ def walk(root: Path) -> Iterator[Entry]:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno in REFUSED:
+                error.filename = str(root / here)
+                raise refusals.explained(error, doing="list") or error from error
             raise TrustError(
                 f"cannot be listed, or changed while it was read: {error.strerror}",
                 where=printable(str(root / here), ""),
@@ -126,6 +135,7 @@ def open_beneath(root: Path, path: str) -> BinaryIO:
 
     Raises:
         TrustError: a component is a link, or the end is not a regular file.
+        ResourceError: this user may not read it, or the device failed.
         FileNotFoundError: it is not there.
     """
     parts = check_path(path).split("/")
@@ -139,6 +149,9 @@ def open_beneath(root: Path, path: str) -> BinaryIO:
             except FileNotFoundError:
                 raise
             except OSError as error:
+                if error.errno in REFUSED:  # of this machine or this user, and nothing against the bundle
+                    error.filename = str(root / path)
+                    raise refusals.explained(error, doing="read") or error from error
                 raise TrustError(
                     "not a plain file inside the bundle", where=path, remedy="Do not use this bundle; ask its builder."
                 ) from error

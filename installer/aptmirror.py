@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine import inputfile
 from engine.errors import InputError
 from installer.definition import AptSource
 
@@ -14,6 +15,7 @@ FAMILIES = {
     "debian": ("bullseye", "bookworm", "trixie", "forky", "sid"),
     "ubuntu": ("focal", "jammy", "noble", "plucky", "questing", "resolute"),
 }
+MAX_SOURCES = 1 << 20  # bytes of a file of sources
 POCKET = re.compile(r"(?P<name>[a-z]+)(?P<pocket>-[a-z-]+)?")
 DEFAULT_KEYRING = "/usr/share/keyrings/{family}-archive-keyring.gpg"  # what a source without Signed-By is verified with
 
@@ -21,8 +23,18 @@ DEFAULT_KEYRING = "/usr/share/keyrings/{family}-archive-keyring.gpg"  # what a s
 def stanzas(etc: Path) -> list[dict[str, str]]:
     """Every source below ``etc`` (``/etc/apt``) as deb822 fields with capitalised names, one-line sources included."""
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
-    texts = [(f.suffix, f.read_text()) for f in files if f.suffix in (".list", ".sources") and f.is_file()]
+    texts = [(f.suffix, read(f)) for f in files if f.suffix in (".list", ".sources") and f.is_file()]
     return [s for suffix, text in texts for s in (_deb822(text) if suffix == ".sources" else _lines(text))]
+
+
+def read(file: Path) -> str:
+    """The text of a file of sources; what is not UTF-8 can only be in comments.
+
+    Raises:
+        InputError: it is larger than any.
+        ResourceError: it may not be read.
+    """
+    return inputfile.read(file, MAX_SOURCES, "apt's sources").decode(errors="replace")
 
 
 def expand(sources: Sequence[AptSource], etc: Path, family: str) -> list[AptSource]:

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from engine.addresses import secret_in
+from engine.addresses import fault, secret_in
 from installer import yamlfile
+from installer.evidence import spdx
 
 Name = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="Lower-case letters, digits, dot, dash.")
@@ -39,7 +40,24 @@ def _without_secrets(text: str) -> str:
     return text
 
 
+def _usable(text: str) -> str:
+    """An address that can be asked; a directory may stand in its place where the field allows one."""
+    if found := fault(text) if "://" in text or text.startswith(("http:", "https:", "file:")) else "":
+        raise ValueError(found)
+    return text
+
+
 Open = Annotated[str, AfterValidator(_without_secrets)]  # text with addresses that hold no login, token or signature
+Url = Annotated[Open, AfterValidator(_usable)]
+
+
+def _spdx(text: str) -> str:
+    if found := spdx.fault(text):
+        raise ValueError(found)
+    return text
+
+
+Licence = Annotated[str, AfterValidator(_spdx)]
 
 
 class _Strict(BaseModel):
@@ -92,7 +110,7 @@ class Target(_Strict):
 class DirectWheel(_Strict):
     """A wheel that no index offers, by address and hash. Its name, version and dependencies are its own."""
 
-    url: Annotated[Open, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
+    url: Annotated[Url, Field(pattern=r"^(https?|file):.*\.whl$")] = Field(
         description="Where it is; file: may be relative to the definition."
     )
     sha256: Annotated[
@@ -128,12 +146,12 @@ class WheelSet(_Strict):
         (), description="Wheels by address that join the set, for example kernels published beside the index."
     )
     exclude: tuple[str, ...] = Field((), description="Distributions left out although something asks for them.")
-    indexes: tuple[Open, ...] = Field(
+    indexes: tuple[Url, ...] = Field(
         (),
         description="Package indexes, asked in this order: a name that one has is not looked up in those after it. They and "
         "find_links decide alone. When empty, the builder's pip configuration: its extra indexes first, then its index.",
     )
-    find_links: tuple[Open, ...] = Field(
+    find_links: tuple[Url, ...] = Field(
         (),
         description="Directories or pages with wheels; the builder's pip configuration when this and indexes are empty.",
     )
@@ -149,7 +167,7 @@ class WheelSet(_Strict):
 class AptSource(_Strict):
     """One apt source, as in a deb822 file: by address, or the builder's own mirror turned to other suites."""
 
-    uri: Annotated[Open, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
+    uri: Annotated[Url, Field(pattern=r"^(https?|file):", description="Address; file: may be relative.")] = ""
     builders: bool = Field(
         False,
         description="Instead of uri: the mirror that this builder's apt has for the target's family, with the suites and "
@@ -204,7 +222,7 @@ class Image(_Strict):
     platforms: Literal["target", "all"] = Field(
         "target", description="The target's platform alone, or all that the registry's list names."
     )
-    licence: str = Field("", description="SPDX expression of what the image holds.")
+    licence: Licence = Field("", description="SPDX expression of what the image holds.")
     profiles: Profiles
 
 
@@ -221,7 +239,7 @@ class S3(_Strict):
     """A folder in an S3-compatible store. Credentials come from the environment or the builder's profile files only."""
 
     endpoint: Annotated[
-        str,
+        Url,
         Field(
             pattern=r"^https?://[\w.:\[\]-]+/?$", description="Address of the store, without path, user or password."
         ),
@@ -280,7 +298,7 @@ class Model(_Strict):
     include: tuple[str, ...] = Field(
         (), description="Patterns of files to take; everything the intake allows when empty."
     )
-    licence: str = Field("", description="SPDX expression; overrides what the model card says.")
+    licence: Licence = Field("", description="SPDX expression; overrides what the model card says.")
     waivers: tuple[Waiver, ...] = Field((), description="Rules of the intake that this model may break.")
     profiles: Profiles
 
@@ -300,10 +318,10 @@ class File(_Strict):
         str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$", description="Name of the file in the bundle.")
     ]
     url: Annotated[
-        Open, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
+        Url, Field(pattern=r"^(https?|file):", description="Where it is; file: may be relative to the definition.")
     ]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file; any other is refused.")]
-    licence: str = Field("", description="SPDX expression.")
+    licence: Licence = Field("", description="SPDX expression.")
     profiles: Profiles
 
 

@@ -79,6 +79,20 @@ class Surroundings(BaseModel):
         return self
 
 
+class Product(BaseModel):
+    """What appliance's own wheels were built from, for a reviewer who asks which source a release carries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    origin: Literal["checkout", "installed copy"] = Field(
+        "checkout", description="A clone, or wheels that an installed copy made again from its own list of files."
+    )
+    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$")] = Field(
+        "", description="The clone's commit; empty before the first one, and for an installed copy."
+    )
+    changed: tuple[str, ...] = Field((), description="Tracked files that were not as in the commit.")
+
+
 class Lock(BaseModel):
     """All artifacts of one bundle version."""
 
@@ -90,6 +104,9 @@ class Lock(BaseModel):
     definition_sha256: str = Field(description="Of the definition this lock was made from, in canonical form.")
     network: Surroundings | None = Field(
         None, description="Of the builder, when the artifacts last changed; nothing is fetched by it."
+    )
+    product: Product | None = Field(
+        None, description="Source of appliance's own wheels, when the artifacts last changed."
     )
     artifacts: tuple[Artifact, ...]
 
@@ -113,7 +130,12 @@ def path_of(definition: Path) -> Path:
     return definition.with_suffix(".lock.yml")
 
 
-def make(definition: Definition, artifacts: list[Artifact], network: Surroundings | None = None) -> Lock:
+def make(
+    definition: Definition,
+    artifacts: list[Artifact],
+    network: Surroundings | None = None,
+    product: Product | None = None,
+) -> Lock:
     """A lock with its artifacts in the order of their paths.
 
     Raises:
@@ -133,13 +155,22 @@ def make(definition: Definition, artifacts: list[Artifact], network: Surrounding
     ordered = tuple(by_path[p] for p in sorted(by_path))
     return Lock(
         name=definition.name, version=definition.version, definition_sha256=digest(definition), network=network,
-        artifacts=ordered,
+        product=product, artifacts=ordered,
     )  # fmt: skip
 
 
 def kept(old: Lock | None, new: Lock) -> Lock:
-    """``old`` where ``new`` differs from it in nothing but the way its builder reached the same content."""
-    return old if old and old.model_copy(update={"network": new.network}) == new else new
+    """``old`` where ``new`` has the same content, and only its builder reached that in another way or from another commit.
+
+    A tree that was not as committed and now is, or the other way round, is a change that a reviewer wants to see.
+    """
+    if old is None or old.model_copy(update={"network": new.network, "product": new.product}) != new:
+        return new
+    return old if _uncommitted(old) == _uncommitted(new) else new
+
+
+def _uncommitted(lock: Lock) -> tuple[str, ...]:
+    return lock.product.changed if lock.product else ()
 
 
 def dump(lock: Lock) -> str:
@@ -147,8 +178,9 @@ def dump(lock: Lock) -> str:
     with yamlfile.without_collector():
         data = lock.model_dump(mode="json", by_alias=True)
         data["artifacts"] = [{k: v for k, v in a.items() if v not in ("", [])} for a in data["artifacts"]]
-        if data["network"] is None:
-            del data["network"]
+        for part in ("network", "product"):
+            if data[part] is None:
+                del data[part]
         return HEADER + yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000, allow_unicode=True)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import yaml
 
+from installer import yamlfile
+
 CARD = "README.md"
 LIMIT = 64 << 10  # bytes of a card's front matter that are read
 NOTHING = ("", "unknown", "other")  # said, and yet nothing was said
@@ -42,7 +44,7 @@ def _said(card: bytes) -> str:
         # Merged again and again, an alias grows without end; a card states its licence without one.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(parts[1], yaml.CSafeLoader)):
             return ""
-        matter = yaml.load(parts[1], yaml.CSafeLoader)
+        matter = yaml.load(parts[1], yamlfile.Loader)  # noqa: S506  a safe loader within bounds
     except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError):
         return ""
     if not isinstance(matter, dict):

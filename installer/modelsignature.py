@@ -11,12 +11,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from engine.errors import InputError, ResourceError, TrustError
+from engine import inputfile
+from engine.errors import ResourceError, TrustError
 from engine.process import ProcessError, run
 from installer.definition import Signature
 from installer.lockfile import SIGNATURE
 
 LIMIT = 16 << 20  # bytes of a signature file: one line a file
+MAX_KEY = 1 << 20  # bytes of a key or a certificate
 TIMEOUT_S = 4 * 3600  # it hashes every byte again
 
 
@@ -32,11 +34,8 @@ def verify(signature: Signature, model: str, folder: Path, base: Path) -> str:
         ResourceError: ``model_signing`` is not installed.
     """
     keys = [base / k for k in ([signature.public_key] if signature.public_key else signature.certificates)]
-    for key in keys:
-        if not key.is_file():
-            raise InputError(
-                f"model {model}: there is no such key", where=str(key), remedy="Correct `signature` in the definition."
-            )
+    remedy = "Correct `signature` in the definition."
+    read = {key: inputfile.read(key, MAX_KEY, f"a key of model {model}", remedy) for key in keys}
     kind, option = ("key", "--public_key") if signature.public_key else ("certificate", "--certificate_chain")
     signers = [part for key in keys for part in (option, str(key))]
     try:
@@ -53,7 +52,7 @@ def verify(signature: Signature, model: str, folder: Path, base: Path) -> str:
             "Files that the maker signed must all be taken: see `include` and `appliance model check`.",
         ) from error
     signed = hashlib.sha256((folder / signature.file).read_bytes()).hexdigest()
-    by = ", ".join(f"{k.name} sha256:{hashlib.sha256(k.read_bytes()).hexdigest()}" for k in keys)
+    by = ", ".join(f"{k.name} sha256:{hashlib.sha256(data).hexdigest()}" for k, data in read.items())
     return f"{SIGNATURE}model-signing verified {signature.file} sha256:{signed} with {kind} {by}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,63 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from engine import inputfile
 from engine.errors import InputError
 
 MAX_BYTES = 16 << 20
+MAX_VALUES = 1_000_000  # of a file, its aliases written out; each takes about 500 bytes of memory
+MAX_WRITTEN_OUT = 200_000  # values of a file that another reader writes out, which takes more of each
+MAX_DEPTH = 100
 NOT_YAML = "not valid YAML"
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
+
+
+class Loader(yaml.CSafeLoader):
+    """libyaml's loader within bounds. Its own recursion is in C, so that a file of 100 000 brackets ends the process.
+
+    PyYAML calls both methods for each node that it makes, before and after what is below it.
+
+    Raises:
+        RecursionError: deeper than ``MAX_DEPTH``.
+        TooManyError: more than ``MAX_VALUES`` values.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._depth = self._values = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: Any) -> None:
+        self._depth += 1
+        self._values += 1
+        if self._depth > MAX_DEPTH:
+            raise RecursionError
+        if self._values > MAX_VALUES:
+            raise TooManyError
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+
+
+def _placed(construct: Callable[[Any, yaml.ScalarNode], Any]) -> Callable[[Any, yaml.ScalarNode], Any]:
+    """A constructor of PyYAML whose complaints name the line: a date or a number that is none is a bare ValueError."""
+
+    def constructed(loader: Loader, node: yaml.ScalarNode) -> Any:
+        try:
+            return construct(loader, node)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+    return constructed
+
+
+PLACED = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+for _tag in PLACED:
+    Loader.add_constructor(_tag, _placed(Loader.yaml_constructors[_tag]))
+
+
+class TooManyError(ValueError):
+    """A document has more values than anybody writes."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +101,63 @@ def load(path: Path) -> Document:
 
 
 def _read(path: Path, *, values: bool) -> Document:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=str(path), remedy="Check the name.") from error
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"larger than {MAX_BYTES >> 20} MiB", where=str(path), remedy="Split the definition.")
+    raw = inputfile.read(path, MAX_BYTES)
+    inputfile.decoded(path, raw)  # libyaml would take UTF-16, too
     lines: dict[Key, int] = {}
+    with faults(path, raw), without_collector():
+        loader = Loader(raw)
+        try:
+            node = loader.get_single_node()
+            _index(path, node, (), lines, set())
+            data = loader.construct_document(node) if node is not None and values else None  # type: ignore[no-untyped-call]
+        finally:
+            loader.dispose()
+    return Document(path, data, lines)
+
+
+def require_sound(path: Path, raw: bytes) -> None:
+    """Refuse YAML of another reader's (Ansible's) that it would take for ever over, or whose faults it does not place.
+
+    Tags are not looked at. Aliases are allowed, as long as what they stand for does not grow without end.
+
+    Raises:
+        InputError: not YAML, not a mapping (or empty), a key twice in one mapping, nested too deeply, or more than ``MAX_WRITTEN_OUT`` values.
+    """
+    inputfile.decoded(path, raw)
+    with faults(path, raw), without_collector():
+        loader = Loader(raw)
+        try:
+            while loader.check_node():  # a file of several documents is its reader's to refuse
+                _require_plain(path, loader, loader.get_node())
+        finally:
+            loader.dispose()
+
+
+def _require_plain(path: Path, loader: Loader, node: yaml.Node | None) -> None:
+    """The rules of ``require_sound`` for one document."""
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(
+            "must be a mapping, keys with values",
+            where=f"{path}:{node.start_mark.line + 1}",
+            remedy="Write KEY: VALUE.",
+        )
+    _count(path, node, {})
+    for scalar in _scalars(node):
+        if scalar.tag in PLACED:
+            loader.construct_object(scalar)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def faults(path: Path, raw: bytes) -> Iterator[None]:
+    """What is wrong with the text of a YAML file, as a sentence that names file and line.
+
+    Raises:
+        InputError: reading it within the block failed.
+    """
     try:
-        with without_collector():
-            loader = yaml.CSafeLoader(raw)
-            try:
-                node = loader.get_single_node()
-                _index(path, node, (), lines, set())
-                data = loader.construct_document(node) if node is not None and values else None  # type: ignore[no-untyped-call]
-            finally:
-                loader.dispose()
+        yield
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         text = raw.splitlines()[line - 1 : line] or [b""]
@@ -74,10 +165,81 @@ def _read(path: Path, *, values: bool) -> Document:
         problem = "a tab begins the line; YAML takes spaces alone" if b"\t" in indent else error.problem
         raise InputError(f"{NOT_YAML}: {problem}", where=f"{path}:{line}", remedy="Fix the syntax there.") from error
     except RecursionError as error:
-        raise InputError("nested too deeply", where=str(path), remedy="Flatten it.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        raise InputError(f"nested more than {MAX_DEPTH} deep", where=str(path), remedy="Flatten it.") from error
+    except yaml.reader.ReaderError as error:
+        position = error.position if isinstance(error.position, int) else 0
+        line = raw.count(b"\n", 0, position) + 1
+        raise InputError(
+            f"{NOT_YAML}: a character that is not text: {error.reason}",
+            where=f"{path}:{line}", remedy="Save the file as UTF-8 text.",
+        ) from error  # fmt: skip
+    except TooManyError as error:
+        raise InputError(
+            f"more than {MAX_VALUES} values", where=str(path), remedy="Name the right file, or split it."
+        ) from error
+    except yaml.YAMLError as error:
         raise InputError(f"{NOT_YAML}: {error}", where=str(path), remedy="Fix the syntax.") from error
-    return Document(path, data, lines)
+
+
+def _count(path: Path, node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node is once its aliases are written out; each is looked at once. ``known`` has 0 for those in work."""
+    if id(node) in known:
+        if found := known[id(node)]:
+            return found
+        raise InputError(
+            "an alias (*name) stands for what it is part of", where=f"{path}:{node.start_mark.line + 1}",
+            remedy="Write the value out.",
+        )  # fmt: skip
+    known[id(node)] = 0
+    total = 1
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise InputError(
+                    "a key must be text", where=f"{path}:{name.start_mark.line + 1}",
+                    remedy='Write the key as text, and a template in quotes: "{{ name }}".',
+                )  # fmt: skip
+            if name.value != "<<":  # of which a mapping may have several
+                _once(path, name, names)
+            total += 1 + _count(path, value, known)
+    elif isinstance(node, yaml.SequenceNode):
+        total += sum(_count(path, inner, known) for inner in node.value)
+    if total > MAX_WRITTEN_OUT:
+        raise InputError(
+            f"more than {MAX_WRITTEN_OUT} values, aliases (*name) written out", where=f"{path}:{node.start_mark.line + 1}",
+            remedy="Give fewer values, and do not repeat aliases within aliases.",
+        )  # fmt: skip
+    known[id(node)] = total
+    return total
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Every scalar of a document, once."""
+    waiting, seen = [node], {id(node)}
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, yaml.ScalarNode):
+            yield found
+            continue
+        inner = [n for pair in found.value for n in pair] if isinstance(found, yaml.MappingNode) else found.value
+        waiting += [n for n in inner if id(n) not in seen]
+        seen.update(map(id, inner))
+
+
+def _once(path: Path, name: yaml.ScalarNode, names: set[str]) -> None:
+    """Note a key of a mapping.
+
+    Raises:
+        InputError: it is noted already.
+    """
+    if name.value in names:
+        raise InputError(
+            f"duplicate key {name.value!r}",
+            where=f"{path}:{name.start_mark.line + 1}",
+            remedy="Remove one of them.",
+        )
+    names.add(name.value)
 
 
 def positions(path: Path) -> Document:
@@ -120,13 +282,7 @@ def _index(path: Path, node: yaml.Node | None, key: Key, lines: dict[Key, int], 
                 raise InputError(
                     "a key must be text", where=f"{path}:{name.start_mark.line + 1}", remedy="Write the key as text."
                 )
-            if name.value in names:
-                raise InputError(
-                    f"duplicate key {name.value!r}",
-                    where=f"{path}:{name.start_mark.line + 1}",
-                    remedy="Remove one of them.",
-                )
-            names.add(name.value)
+            _once(path, name, names)
             lines[(*key, name.value)] = name.start_mark.line + 1
             _index(path, value, (*key, name.value), lines, seen)
     elif isinstance(node, yaml.SequenceNode):
@@ -156,6 +312,7 @@ WORDS = {
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",
     "less_than": "must be less than {lt}",
+    "finite_number": "must be a finite number",
 }
 
 

@@ -79,26 +79,38 @@ def _a_state_directory_of_its_own(tmp_path_factory: pytest.TempPathFactory, monk
 
 
 @pytest.fixture(scope="session")
-def demo() -> Iterator[Demo]:
-    """The demo's bundle, locked and built from nothing; its keys and passphrase are fresh.
+def built() -> Iterator[Path]:
+    """Where the demo's bundle lies with its keys and passphrase, locked and built from nothing; one for all processes of a run.
 
     Not below pytest's own directory, which is private: nodes and the depot's web server read from here.
     """
-    work = Path(tempfile.mkdtemp(prefix="appliance-test-"))
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is not None:
+        yield _shared(_place(run))
+        return
+    place = Path(tempfile.mkdtemp(prefix="appliance-test-"))
     try:
-        if run is None:
-            made = Demo(work, work / "dist")
-            make_bundle(made)
-        else:
-            made = _shared(work, _place(run))
-        yield made
+        make_bundle(Demo(place, place / "dist"))
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def demo(built: Path) -> Iterator[Demo]:
+    """The demo's bundle, and a control host's directory of its own for each module: what one has pinned of its nodes is not true of the
+    next one's."""
+    work = Path(tempfile.mkdtemp(prefix="appliance-test-"))
+    try:
+        shutil.copytree(built / "config", work / "config")
+        shutil.copy2(built / "passphrase", work / "passphrase")
+        yield Demo(work, built / "dist")
     finally:
         shutil.rmtree(work)
 
 
-def _shared(work: Path, place: Path) -> Demo:
-    """One bundle for all processes of a run: the first builds it; each has its own directory for what its tests do with it."""
+def _shared(place: Path) -> Path:
+    """The first process builds the bundle, the others wait for it."""
     place.mkdir(exist_ok=True)
     place.chmod(0o711)
     with (place / ".lock").open("w") as handle:
@@ -106,9 +118,7 @@ def _shared(work: Path, place: Path) -> Demo:
         if not (place / "built").exists():
             make_bundle(Demo(place, place / "dist"))
             (place / "built").touch()
-    shutil.copytree(place / "config", work / "config")
-    shutil.copy2(place / "passphrase", work / "passphrase")
-    return Demo(work, place / "dist")
+    return place
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -168,6 +178,6 @@ def _place(run: str) -> Path:
     return Path(tempfile.gettempdir()) / f"appliance-tests-{run}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(demo: Demo) -> Path:
     return demo.bundle

@@ -15,7 +15,7 @@ from engine import durable
 from engine.durable import disk_errors
 from engine.errors import ResourceError
 from installer import medium
-from installer.bundle import known, readme
+from installer.bundle import acceptable, known, readme
 from installer.bundle.lock import KINDS
 from installer.definition import Definition
 from installer.evidence import provenance, writing
@@ -67,12 +67,19 @@ def build(
         prove: gets the whole, signed bundle under its hidden name; what it raises keeps the bundle from its final name.
 
     Raises:
-        TrustError: an artifact is not what was locked.
+        TrustError: an artifact is not what was locked, or clients would refuse the root of trust.
+        InputError: two files have names that one file system cannot hold.
         UpstreamError: a source is gone.
         ResourceError: the disk is full or another build runs.
     """
+    acceptable.require_roots(keys, now, days, work.report)
+    acceptable.require_paths([f"{acceptable.CONTENT}{a.path}" for a in lock.artifacts])
     final = out / definition.release
     staging = _staging(out, definition.release)
+    if lock.product and (changed := lock.product.changed):
+        work.report.say(
+            f"The product's own wheels were locked from a checkout with {len(changed)} files that were not as committed; the provenance names them."
+        )
     with disk_errors(out), _only_one(out, definition.release):
         _remove(staging)
         for name, kind in KINDS.items():
@@ -94,6 +101,8 @@ def build(
                     builder=builder,
                     rehash=rehash,
                 )
+            if built[0].finished:
+                acceptable.require_good(staging, keys)
             prove(staging)
         except BaseException:
             _remove(staging)
@@ -126,6 +135,7 @@ def _assemble(
     durable.write(staging / "README.txt", readme.render(definition, lock))
     work.report.begin("sign")
     paths = [str(p.relative_to(staging)) for p in staging.rglob("*") if p.is_file()]
+    acceptable.require_paths(paths)
     memory = known.Known(work.cache, now) if rehash else known.load(work.cache, now)
     locked = {content / a.path: a.sha256 for a in lock.artifacts}
     digests = sign.digests_of(staging, paths, known=lambda path, n: memory.find(path, n, locked.get(path, "")))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from engine.errors import InputError
 from installer import lockfile
+from installer.bundle import acceptable
 from installer.kinds import KindModule, Work, debs, files, images, models, own, wheels
 from installer.lockfile import Artifact, Kind, Lock
 from installer.runtime import recipe
@@ -20,7 +21,7 @@ KINDS: dict[Kind, KindModule] = {
     "files": files,
 }
 # What a lock holds beside its artifacts.
-PARTS = ("name", "version", "definition_sha256", "network")
+PARTS = ("name", "version", "definition_sha256", "network", "product")
 
 
 def resolve(work: Work) -> Lock:
@@ -30,6 +31,7 @@ def resolve(work: Work) -> Lock:
         InputError: something does not exist or cannot be satisfied.
         UpstreamError: a source does not answer.
     """
+    models.require_paths(work)  # first: wheels take minutes
     artifacts: list[Artifact] = []
     # Packages first: the interpreter among them decides which wheels a runtime image needs.
     for name, kind in sorted(KINDS.items(), key=lambda k: k[0] != "debs"):
@@ -42,7 +44,8 @@ def resolve(work: Work) -> Lock:
     if not artifacts:
         raise InputError("the definition holds nothing", remedy="Add wheels, debs, images, models or files.")
     surroundings = lockfile.Surroundings.model_validate(work.network.record())
-    lock = lockfile.make(work.definition, artifacts, surroundings)
+    lock = lockfile.make(work.definition, artifacts, surroundings, own.origin())
+    acceptable.require_paths([f"{acceptable.CONTENT}{a.path}" for a in lock.artifacts])
     recipe.recipes(work.definition, lock)  # an image that lacks its interpreter shows now, not when it is built
     return lock
 

@@ -21,7 +21,7 @@ from installer.cli.options import (
     default_keys,
     screen_of,
 )
-from installer.cli.screen import size
+from installer.cli.screen import counted, size
 
 if TYPE_CHECKING:
     from installer.rehearse.rehearse import Rehearsal
@@ -273,9 +273,9 @@ def build(
             "rehearsal": rehearsing.document(rehearsals[0]) if rehearsals else None,
         },
         "".join(f"{rehearsing.lines(r)}\n" for r in rehearsals)
-        + f"Built {built.path}: {built.files} files, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
+        + f"Built {built.path}: {counted(built.files, 'file')}, {size(built.size)}\ncontent digest sha256:{built.content_digest}"
         + (
-            f"\n{built.unread} files ({size(built.unread_size)}) are as builds of the last week read them; --rehash reads them again"
+            f"\n{counted(built.unread, 'file')} ({size(built.unread_size)}) {'is' if built.unread == 1 else 'are'} as builds of the last week read {'it; --rehash reads it' if built.unread == 1 else 'them; --rehash reads them'} again"
             if built.unread
             else ""
         )

@@ -10,7 +10,7 @@ import typer
 
 from installer.cli.bundle import pinned_root
 from installer.cli.options import DEFAULT_DEPOT, DEFAULT_SITE_KEYS, DepotDir, PassphraseFile, SiteKeys, screen_of
-from installer.cli.screen import size
+from installer.cli.screen import counted, size
 
 RootFile = Annotated[Path | None, typer.Option("--root", help="Pinned root of trust (root.json).")]
 KeysDir = Annotated[Path | None, typer.Option("--keys", help="On the builder: take root.json from this key directory.")]
@@ -139,7 +139,7 @@ def delta(
                 for p in made.patches
             ],
         },
-        f"{made.path}: {made.files} files, {size(made.size)} of {size(made.whole)} ({made.size / max(made.whole, 1):.1%})"
+        f"{made.path}: {counted(made.files, 'file')}, {size(made.size)} of {size(made.whole)} ({made.size / max(made.whole, 1):.1%})"
         + (
             f", among them {len(made.patches)} patches ({size(sum(p.size for p in made.patches))} for {size(made.replaced)})"
             if made.patches
@@ -237,12 +237,16 @@ def split(
         },
         "\n".join(
             [
-                *(f"{r['volume']}: {r['files']} files, {size(int(str(r['size'])))}" for r in rows),
+                *(f"{r['volume']}: {counted(int(str(r['files'])), 'file')}, {size(int(str(r['size'])))}" for r in rows),
                 *(f"{p}: parity" for p in made),
             ]
         )
-        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {len(planned.volumes)} volumes; print LABEL.txt of each"
-        + (f"\nThis is a delta: the site must have {planned.not_here} other files" if planned.not_here else ""),
+        + f"\n{planned.release} {'would need' if dry_run else 'is on'} {counted(len(planned.volumes), 'volume')}; print LABEL.txt of each"
+        + (
+            f"\nThis is a delta: the site must have {counted(planned.not_here, 'other file')}"
+            if planned.not_here
+            else ""
+        ),
     )
 
 

@@ -17,7 +17,8 @@ from engine.trust import Trusted
 from engine.verify import Finding, Verification
 from installer.carry import volumes
 from installer.carry.patchnames import LIST
-from installer.cli.screen import Screen, size
+from installer.cli.screen import Screen, counted, size
+from installer.trust import keys
 
 
 def check(
@@ -71,7 +72,9 @@ def check(
             screen.error(refused)
         return Exit.UNTRUSTED
     if outcome.good:
-        whole = f"{trusted.release} is good: {len(trusted.targets)} files, {size(trusted.size)}, all as signed"
+        whole = (
+            f"{trusted.release} is good: {counted(len(trusted.targets), 'file')}, {size(trusted.size)}, all as signed"
+        )
         one = f"volume {index.number} of {len(index.volumes)} of {trusted.release}" if index else ""
         told = f"{one} is good; the other volumes were not looked at" if index else whole
         screen.result(data, f"{told}; metadata valid until {trusted.expires[:10]}\n" + signed_by(roles))
@@ -174,14 +177,28 @@ def read_pinned(candidates: list[Path]) -> tuple[bytes, str]:
 
     Raises:
         InputError: there is none.
+        TrustError: it is damaged. Said here, for whoever reads a bundle with it would blame the bundle.
     """
     for path in candidates:
         try:
-            return trust.read_root(path), str(path)
+            data = trust.read_root(path)
         except OSError:
             continue
+        _require_signed(data, str(path))
+        return data, str(path)
     raise InputError(
         "no pinned root of trust",
         where=", ".join(map(str, candidates)),
         remedy="Give --root with the root.json you received on another way than the bundle.",
     )
+
+
+def _require_signed(data: bytes, where: str) -> None:
+    try:
+        keys.read_root(data, where)
+    except TrustError as error:
+        raise TrustError(
+            "this root of trust is damaged: its own keys have not signed it",
+            where=where,
+            remedy="Copy the root.json that you received again, and compare it with its source.",
+        ) from error

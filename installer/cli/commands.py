@@ -5,15 +5,16 @@ A module is imported when its command is used, so that a command's start costs w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something."
+EPILOG = "Every command takes --json (one JSON document on standard output) and --quiet. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused as untrusted, 4 a source changed or does not answer, 5 a node failed, 6 this machine lacks something, 129, 130 or 143 ended by SIGHUP, Ctrl-C or SIGTERM."
 
 # In the order of `appliance --help`. MODULE:NAME, where NAME is a function or a group of commands.
 COMMANDS = {
@@ -95,13 +96,22 @@ class Commands(TyperGroup):
         return list(self.commands)
 
 
+class Command(TyperCommand):
+    """A command whose usage line names what it takes as its page does: typer puts braces around it."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub(r"^\{(.*)\}(\.\.\.)?$", r"\1\2", piece) for piece in super().collect_usage_pieces(ctx)]
+
+
 def _load(name: str) -> Any:
     module, _, attribute = COMMANDS[name].partition(":")
     found = getattr(import_module(f"installer.cli.{module}"), attribute)
     if isinstance(found, typer.Typer):
+        for info in found.registered_commands:
+            info.cls = Command
         group = get_group(found)
         group.name = name
         return group
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, epilog=EPILOG)(found)
+    alone.command(name, cls=Command, epilog=EPILOG)(found)
     return get_command(alone)

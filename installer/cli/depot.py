@@ -22,8 +22,22 @@ def list_releases(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
     """
     from installer.depot import Depot
 
+    _require(depot)
     releases = Depot(depot).releases()
     screen_of(ctx).result({"depot": str(depot), "releases": releases}, "\n".join(releases) or "the depot is empty")
+
+
+def _require(depot: Path) -> None:
+    """Refuse a place that is not a directory, which is not an empty depot.
+
+    Raises:
+        InputError: it is not there, or is a file.
+    """
+    from engine.errors import InputError
+
+    if not depot.is_dir():
+        what = "this is a file, not a depot" if depot.exists() else "there is no such depot"
+        raise InputError(what, where=str(depot), remedy="Name it with --depot; `appliance import` makes one.")
 
 
 @app.command()
@@ -61,11 +75,12 @@ def gc(
     """
     from installer.carry import garbage
     from installer.cli.nextstep import command, given
-    from installer.cli.screen import size
+    from installer.cli.screen import counted, size
     from installer.depot import Depot
 
+    _require(depot)
     found = garbage.delete(Depot(depot), delete) if delete else garbage.find(Depot(depot))
-    what = f"{len(found.contents)} contents and {len(found.partial)} unfinished files, {size(found.size)}"
+    what = f"{counted(len(found.contents), 'content')} and {counted(len(found.partial), 'unfinished file')}, {size(found.size)}"
     screen_of(ctx).result(
         {
             "plan": found.plan,
@@ -95,7 +110,7 @@ def serve(
     pid_file: Annotated[Path | None, typer.Option(help="Write the process number there.")] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Serve the depot over mutual TLS until interrupted. `install` does this by itself while it runs.
+    """Serve the depot over mutual TLS until Ctrl-C or SIGTERM. `install` does this by itself while it runs.
 
     Example: appliance depot serve --address 192.0.2.5
     """
@@ -109,7 +124,6 @@ def serve(
         tls = controlpki.server_tls(ca, secret_file, address)
     if pid_file:
         durable.write(pid_file, f"{os.getpid()}\n")
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     lists = depot / "pieces"
     with serving(bundles or depot / "bundles", address, port, tls, lists if lists.is_dir() else None) as url:
         screen_of(ctx).say(f"serving {bundles or depot / 'bundles'} at {url}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from engine import refusals
+from engine import interruption, refusals
 from engine.errors import ApplianceError, Exit
 from installer.cli import streams
 from installer.cli.screen import Screen
@@ -15,17 +16,26 @@ from installer.cli.screen import Screen
 CONTINUES = "The same command continues where it stopped."
 
 
-class StoppedError(ApplianceError):
-    """Somebody ended the command; what --json prints of it."""
+CODES = {signal.SIGHUP: Exit.HANGUP, signal.SIGTERM: Exit.TERMINATED}
 
-    exit_code = Exit.INTERRUPTED
+
+class StoppedError(ApplianceError):
+    """A signal ended the command; what --json prints of it."""
+
+    def __init__(self, what: str, exit_code: Exit) -> None:
+        super().__init__(what, remedy=CONTINUES)
+        self.exit_code = exit_code
 
 
 def run(screen: Screen, command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its code; every failure ends in one message."""
     os.umask(0o022)  # a bundle is read by other users; what is secret gets its mode where it is made
     streams.settle()
-    code = _code(screen, command)
+    with interruption.heeded():
+        try:
+            code = _code(screen, command)
+        except KeyboardInterrupt:  # while something was said at the end
+            code = _stopped(screen)
     streams.abandon()
     sys.exit(code)
 
@@ -36,17 +46,33 @@ def _code(screen: Screen, command: Callable[[], int]) -> int:
         with streams.results():
             pass  # what is still in the buffer arrives, or the command has failed
         return code
-    except ApplianceError as error:
-        return _failed(screen, error)
     except KeyboardInterrupt:
-        if screen.json_output:
-            return _failed(screen, StoppedError("interrupted", remedy=CONTINUES))
-        screen.say(f"Interrupted. {CONTINUES}")
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        return Exit.FAILED  # the reader left; nothing more to say
+        return _stopped(screen)
     except Exception as error:
-        return _unexpected(screen, error)
+        if (
+            interruption.received()
+        ):  # a process that was ended, or a file that was closed, is told as an error by whoever waited for it
+            return _stopped(screen)
+        return _told(screen, error)
+
+
+def _told(screen: Screen, error: Exception) -> int:
+    if isinstance(error, ApplianceError):
+        return _failed(screen, error)
+    if isinstance(error, BrokenPipeError):
+        return Exit.FAILED  # the reader left; nothing more to say
+    return _unexpected(screen, error)
+
+
+def _stopped(screen: Screen) -> int:
+    """One sentence of what ended the command."""
+    number = interruption.received()
+    code = CODES.get(signal.Signals(number), Exit.INTERRUPTED) if number else Exit.INTERRUPTED
+    what = "interrupted" if code == Exit.INTERRUPTED else f"ended by {signal.Signals(number).name}"
+    if screen.json_output:
+        return _failed(screen, StoppedError(what, code))
+    screen.say(f"{what[0].upper()}{what[1:]}. {CONTINUES}")
+    return code
 
 
 def _unexpected(screen: Screen, error: Exception) -> int:

@@ -95,12 +95,15 @@ def page(
       appliance page dist/ours-1.1.0 --draft --signer alice.pub.json --signer bob.pub.json --out draft.html
     """
     from engine import durable
+    from engine.errors import InputError
     from installer.cli.options import default_keys
     from installer.evidence import contents, previous, update
     from installer.evidence import page as pages
     from installer.trust import signer as signers
     from installer.trust.keys import KeyStore
 
+    if not out.absolute().parent.is_dir():
+        raise InputError("there is no such directory", where=str(out.parent), remedy="Make it first, or correct --out.")
     pinned, _ = pinned_root(root, keys)
     given = {f.public.keyid: f.name for f in map(signers.read_public, signer or [])}
     own = {} if root else KeyStore(keys or default_keys()).files()  # of the builder, whose directory has the root too

@@ -29,7 +29,11 @@ def list_states(ctx: typer.Context, inventory: InventoryDir, limit: Limit = None
 
     Example: appliance generations list -i site
     """
+    from rich.console import Group
+    from rich.text import Text
+
     from engine.errors import Exit
+    from engine.report import printable
     from installer.cli.tables import Table
     from installer.site import generations
     from installer.site import inventory as inventories
@@ -45,8 +49,9 @@ def list_states(ctx: typer.Context, inventory: InventoryDir, limit: Limit = None
             made, differs = str(state.get("made", ""))[:16].replace("T", " "), len(state.get("differs") or ())
             table.add_row(reply.node, str(state.get("number")), str(state.get("release")), made, str(differs), runs)
         if not states:
-            table.add_row(reply.node, "", f"FAILED: {_why(reply)}" if reply.value is None else "keeps none")
-    screen.result({"nodes": [_data(r) for r in replies]}, table)
+            table.add_row(reply.node, "", "FAILED" if reply.value is None else "keeps none")
+    lines = [Text(printable(f"{r.node}: FAILED: {_why(r)}")) for r in replies if r.value is None]
+    screen.result({"nodes": [_data(r) for r in replies]}, Group(table, *lines))
     if any(r.value is None for r in replies):
         raise typer.Exit(Exit.NODE)
 

@@ -22,7 +22,7 @@ from installer.cli.options import (
     require_downgrade,
     screen_of,
 )
-from installer.cli.screen import Screen, size
+from installer.cli.screen import Screen, counted, size
 
 if TYPE_CHECKING:
     from engine.memory import Demand
@@ -120,7 +120,7 @@ def _import_volumes(screen: Screen, depot: Depot, bundles: list[Path], root: Pat
         },
         f"{taken.trusted.release}: complete, imported"
         if taken.view
-        else f"{taken.trusted.release}: {size(copied)} taken in; {taken.missing} files ({size(taken.missing_size)}) are still missing, on volume {waiting}",
+        else f"{taken.trusted.release}: {size(copied)} taken in; {counted(taken.missing, 'file')} ({size(taken.missing_size)}) {'is' if taken.missing == 1 else 'are'} still missing, on volume {waiting}",
     )
 
 

@@ -40,5 +40,5 @@ def kit(
         f"{made.line}\n\nfingerprint {made.fingerprint}",
     )
     screen.next(
-        f"on the control host, when all that README.txt of the kit says is done: {command('site', 'new', 'SITE')}"
+        f"on the control host, when all that README.txt of the kit says is done: {command('site', 'new', 'SITE', '--from', 'BUNDLE', '--root', 'starting-kit/root.json', '--node', 'NAME=ADDRESS', '--clients', 'NETWORK')}"
     )

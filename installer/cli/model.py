@@ -9,7 +9,7 @@ import typer
 
 from engine.errors import Exit
 from installer.cli.options import screen_of
-from installer.cli.screen import size
+from installer.cli.screen import counted, size
 
 if TYPE_CHECKING:
     from installer.cli.tables import Table
@@ -28,11 +28,17 @@ def check(
 
     Example: appliance model check models/llama
     """
+    from engine.errors import InputError
     from installer import intake
+    from installer.evidence import spdx
     from installer.modelfolder import Folder
 
     screen = screen_of(ctx)
     folder = Folder(directory)
+    if wrong := spdx.fault(licence):
+        raise InputError(
+            f"{licence!r} is {wrong}", where="--licence", remedy="Write it as https://spdx.org/licenses has it."
+        )
     verdict = intake.examine(folder.entries, folder.read, licence=licence)
     screen.result(_document(folder.where, verdict), _table(verdict))
     if verdict.refused:
@@ -91,5 +97,5 @@ def demo(
     files = {p.name: p.stat().st_size for p in sorted(where.iterdir())}
     screen_of(ctx).result(
         {"directory": str(where), "files": files},
-        f"{where}: {len(files)} files, {size(sum(files.values()))}",
+        f"{where}: {counted(len(files), 'file')}, {size(sum(files.values()))}",
     )

@@ -26,7 +26,11 @@ Every command takes `--json` (one JSON document on standard output) and `--quiet
 | 4 | a source changed or does not answer |
 | 5 | a node failed or cannot be reached |
 | 6 | this machine lacks something: space, a permission, a tool |
-| 130 | interrupted; the same command continues |
+| 129 | ended by SIGHUP (the terminal closed); the same command continues |
+| 130 | interrupted with Ctrl-C (SIGINT); the same command continues |
+| 143 | ended by SIGTERM; the same command continues |
+
+A signal ends the processes that a command started, and removes its temporary files, before it exits. What is ignored stays so: under `nohup`, SIGHUP ends nothing.
 """
 
 

@@ -9,7 +9,7 @@ import typer
 
 from installer.cli.bundle import BundleDir, pinned_root
 from installer.cli.options import Cache, screen_of
-from installer.cli.screen import size
+from installer.cli.screen import counted, size
 
 app = typer.Typer(
     help="Look into the runtime images of a bundle.",
@@ -50,7 +50,7 @@ def audit(
     screen.result(
         {"bundle": str(bundle), "good": all(a.good for a in audits), "images": [asdict(a) for a in audits]},
         "\n".join(
-            f"{a.name}: {a.files} files; {'the same as in its wheels and packages' if a.good else f'{len(a.differences)} differ'} ({size(a.size)})"
+            f"{a.name}: {counted(a.files, 'file')}; {'the same as in its wheels and packages' if a.good else f'{len(a.differences)} differ'} ({size(a.size)})"
             for a in audits
         )
         or "The bundle has no runtime image.",

@@ -193,6 +193,11 @@ def seconds(n_s: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, for people: ``1 file``, ``2 files``. Pure."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def size(n_bytes: int | None) -> str:
     """A size for people, in decimal units: 1234567 is ``1.2 MB``."""
     value = float(n_bytes or 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from installer.cli.options import MAX_DAYS, Keys, PassphraseFile, PinFile, screen_of
-from installer.cli.screen import size
+from installer.cli.screen import counted, size
 
 if TYPE_CHECKING:
     from installer.trust.sign import Signed
@@ -81,7 +81,7 @@ def sign(
             )
     files = [signer.read_public(path) for path in key or []]
     if files:
-        said = f"{trusted.release}: {len(trusted.targets)} files, {size(trusted.size)}, content digest sha256:{digest}"
+        said = f"{trusted.release}: {counted(len(trusted.targets), 'file')}, {size(trusted.size)}, content digest sha256:{digest}"
         screen.say(said)
         if not yes and not typer.confirm("Sign this release?", err=True):
             raise InputError("nothing was signed", remedy="Give --yes where nobody can answer.")

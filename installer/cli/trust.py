@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from installer.cli.options import DEFAULT_DEPOT, DepotDir, PassphraseFile, PinFile, screen_of
+from installer.cli.screen import counted
+
+if TYPE_CHECKING:
+    from installer.trust.downgrade import Policy
 
 app = typer.Typer(
     help="See what this control host trusts; follow new roots.", no_args_is_help=True, rich_markup_mode=None
@@ -16,25 +21,36 @@ app = typer.Typer(
 
 @app.command()
 def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
-    """Show the root in force, the newest version seen of every bundle, the latest time seen, and every override.
+    """Show the root in force, the newest version seen of every bundle, the latest time seen, every override, and who must agree to
+    a downgrade or a plan.
 
     Example: appliance trust show --json
     """
     from engine import clock
+    from engine.errors import InputError
     from installer.cli.tables import Table
     from installer.depot import Depot
-    from installer.trust import downgrade
+    from installer.trust import downgrade, planapproval
     from installer.trust.keys import read_root
 
-    memory = Depot(depot).memory()
-    root = read_root(memory.newest_root(), str(depot))
+    try:
+        memory = Depot(depot).memory()
+        newest = memory.newest_root()
+    except InputError as error:  # whose remedy is for commands with --root
+        raise InputError(
+            error.what, where=error.where, remedy="`appliance import BUNDLE --root ROOT.json` pins one."
+        ) from error
+    root = read_root(newest, str(depot))
     seen = clock.latest(memory.clock_file)
     overrides = memory.overrides.read_text().splitlines() if memory.overrides.exists() else []
-    asked = downgrade.policy(memory.directory)
+    policies = {
+        "downgrade_needs": downgrade.policy(memory.directory),
+        "plan_needs": planapproval.policy(memory.directory),
+    }
     table = Table(
         "bundle",
         "newest version",
-        caption=_caption(root.version, f"{root.expires:%Y-%m-%d}", str(seen or "never"), len(overrides)),
+        caption=_caption(root.version, f"{root.expires:%Y-%m-%d}", str(seen or "never"), len(overrides), policies),
     )
     names = memory.names()
     for name in names:
@@ -46,16 +62,23 @@ def show(ctx: typer.Context, depot: DepotDir = DEFAULT_DEPOT) -> None:
             "latest_time": seen.isoformat() if seen else None,
             "names": {name: memory.version(name) for name in names},
             "overrides": overrides,
-            "downgrade_needs": None
-            if asked is None
-            else {"threshold": asked.threshold, "keys": [k.name for k in asked.keys]},
+            **{
+                what: None if asked is None else {"threshold": asked.threshold, "keys": [k.name for k in asked.keys]}
+                for what, asked in policies.items()
+            },
         },
         table,
     )
 
 
-def _caption(version: int, expires: str, seen: str, overrides: int) -> str:
-    return f"root version {version}, expires {expires}; latest time seen {seen}; {overrides} overrides on record"
+def _caption(version: int, expires: str, seen: str, overrides: int, policies: Mapping[str, Policy | None]) -> str:
+    lines = [
+        f"root version {version}, expires {expires}; latest time seen {seen}; {counted(overrides, 'override')} on record"
+    ]
+    for what, asked in zip(("a downgrade", "a plan"), policies.values(), strict=True):
+        if asked:
+            lines.append(f"{asked.threshold} of {', '.join(k.name for k in asked.keys)} must agree to {what}")
+    return "\n".join(lines)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine import durable
-from installer.lockfile import Lock
+from installer.lockfile import Lock, Product
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -28,7 +28,8 @@ def write(lock: Lock, content: Path, *, builder: str = BUILDER, made: Mapping[st
 
 
 def statement(lock: Lock, *, builder: str = BUILDER, made: Mapping[str, str] | None = None) -> dict[str, object]:
-    """Subjects are all artifacts and what was made from them, dependencies the addresses they were locked from. Holds no time of day."""
+    """Subjects are all artifacts and what was made from them, dependencies the addresses they were locked from and the commit of the
+    product's own wheels. Holds no time of day."""
     subjects = [(f"content/{a.path}", a.sha256) for a in lock.artifacts] + sorted((made or {}).items())
     return {
         "_type": STATEMENT,
@@ -42,13 +43,28 @@ def statement(lock: Lock, *, builder: str = BUILDER, made: Mapping[str, str] | N
                     "version": lock.version,
                     "definition_sha256": lock.definition_sha256,
                 },
+                **_internal(lock.product),
                 "resolvedDependencies": [
-                    {"uri": a.source, "name": a.path, "digest": {"sha256": a.sha256}} for a in lock.artifacts
+                    *({"uri": a.source, "name": a.path, "digest": {"sha256": a.sha256}} for a in lock.artifacts),
+                    *_source(lock.product),
                 ],
             },
             "runDetails": {"builder": {"id": builder}},
         },
     }
+
+
+def _internal(product: Product | None) -> dict[str, object]:
+    """What the builder's own state was; a lock of an earlier version does not say."""
+    return {"internalParameters": {"product": product.model_dump(mode="json")}} if product else {}
+
+
+def _source(product: Product | None) -> list[dict[str, object]]:
+    """The commit that the product's own wheels were built from, with whatever was not as committed."""
+    if product is None or not product.commit:
+        return []
+    about = {"annotations": {"changed": list(product.changed)}} if product.changed else {}
+    return [{"name": "appliance", "digest": {"gitCommit": product.commit}, **about}]
 
 
 def differences(told: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:

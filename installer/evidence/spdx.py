@@ -6,6 +6,7 @@ as they are unless a recognised text decides (``settled``).
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -64,6 +65,15 @@ def normalise(declared: str) -> str:
         parts = [normalise(p) for p in said.split(operator)]
         return _ordered(operator.join(parts)) if all(parts) else ""
     return ""
+
+
+def fault(said: str) -> str:
+    """Why words that a person wrote as an SPDX expression are none, with what may be meant; empty where they are one, or nothing. Pure."""
+    if not said.strip() or (len(said) <= MAX_SAID and _canonical(said.strip())):
+        return ""
+    near = normalise(said) or next(iter(difflib.get_close_matches(said, sorted(set(NAMES.values())), 1)), "")
+    meant = f"did you mean {near}?" if near else "a licence without a name there is LicenseRef-NAME"
+    return f"not an SPDX expression ({meant})"
 
 
 def settled(declared: str, text: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from engine import inputfile
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import run
 from engine.report import Report
@@ -26,7 +27,9 @@ from installer.definition import AptSource, Target
 from installer.kinds import aptsources
 from installer.network import aptconfig, children, logins
 from installer.network.aptconfig import AptNetwork
-from installer.network.host import Network
+from installer.network.host import MAX_CA, Network
+
+MAX_KEYRING = 16 << 20  # bytes; Debian's is 60 kB
 
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: dpkg's name
 UPDATE_TIMEOUT_S = 900
@@ -96,7 +99,8 @@ class Apt:
             (path / name).mkdir(parents=True)
         (path / "state/status").touch()
         (path / "apt.conf").write_text(aptsources.configuration(path, arch))
-        (path / "ca.pem").write_bytes(network.ca.read_bytes() if network.ca.is_file() else b"")
+        trusted = inputfile.read(network.ca, MAX_CA, "the CAs") if network.ca.exists() else b""
+        (path / "ca.pem").write_bytes(trusted)
         # Read by apt itself before it turns into its own user; nobody else may.
         _secret(self.etc / "apt.conf.d/50host", own.text(network, path / "ca.pem"))
         _secret(self.etc / "auth.conf.d/50host.conf", logins.to_apt((*own.logins, *network.logins)))
@@ -116,9 +120,7 @@ class Apt:
         for file in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]:  # fmt: skip
             if not file.is_file():
                 continue
-            text, unsafe = aptsources.without_unsafe(
-                file.name, aptconfig.without_logins(file.read_text(errors="replace"))
-            )
+            text, unsafe = aptsources.without_unsafe(file.name, aptconfig.without_logins(aptmirror.read(file)))
             for source in unsafe:
                 report.say(f"debs: left out a source that switches verification off, in {file}: {source}")
             (self.etc / file.relative_to(etc)).write_text(text)
@@ -198,14 +200,8 @@ class Apt:
         return run(["apt-get", "-q", *args], env=env, inherit=False, ok=(0, 100), timeout_s=timeout_s, package="apt")
 
     def _keyring(self, source: Path, number: int) -> Path:
-        try:
-            data = source.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"debs.sources: cannot read the keyring: {error.strerror}",
-                where=str(source),
-                remedy="Correct signed_by in the definition.",
-            ) from error
+        remedy = "Correct signed_by in the definition."
+        data = inputfile.read(source, MAX_KEYRING, "the keyring of debs.sources", remedy)
         armored = data.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
         copy = self.keyrings / f"{number}{'.asc' if armored else '.gpg'}"  # apt tells the format by the ending
         copy.write_bytes(data)

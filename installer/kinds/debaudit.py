@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import inputfile
 from engine.errors import InputError, TrustError
 from engine.process import run
 from installer import unpack
@@ -21,6 +22,7 @@ EVIDENCE = "evidence/"  # below debs/
 POOL = "pool/"
 SIGNED = ("InRelease", "Release", "Release.gpg")
 WEAK_DIGESTS = frozenset({"1", "2", "3"})  # RFC 9580, 9.5: MD5, SHA-1, RIPEMD-160
+MAX_KEYRING = 16 << 20  # bytes
 MAX_RELEASE = 16 << 20  # bytes
 MAX_INDEX = 1 << 30  # bytes, decompressed; Debian's main is 57 MB
 MAX_LINE = 1 << 20  # bytes
@@ -112,14 +114,15 @@ def verified(keyring: Path, release: Path, signature: Path | None) -> tuple[str,
         return None
     with tempfile.TemporaryDirectory(prefix="appliance-gpgv-") as home:
         binary, text = Path(home, "keyring.gpg"), Path(home, "text")
-        if keyring.read_bytes().lstrip().startswith(b"-----BEGIN"):
+        data = inputfile.read(keyring, MAX_KEYRING, "the keyring")
+        if data.lstrip().startswith(b"-----BEGIN"):
             run(
                 ["gpg", "--homedir", home, "--batch", "--quiet", "--output", binary, "--dearmor", keyring],
                 inherit=False,
                 package="gnupg",
             )
         else:
-            binary.write_bytes(keyring.read_bytes())
+            binary.write_bytes(data)
         base: list[str | Path] = ["gpgv", "--homedir", home, "--status-fd", "1", "--keyring", binary]
         what = [signature, release] if signature else ["--output", text, release]
         # Keys the keyring lacks make gpgv fail although others signed as well; the status lines tell them apart.

@@ -32,6 +32,20 @@ def resolve(work: Work) -> list[Artifact]:
     return [a for model in work.definition.models for a in _resolve(work, model)]
 
 
+def require_paths(work: Work) -> None:
+    """Refuse models whose directories are not there, every one at once.
+
+    Raises:
+        InputError: names the models and their paths.
+    """
+    gone = [m for m in work.definition.models if m.path and not (work.base / m.path).is_dir()]
+    if gone:
+        raise InputError(
+            "\n".join(f"model {m.name}: there is no such model directory: {work.base / (m.path or '')}" for m in gone),
+            remedy="Correct `path` of the model in the definition; it is relative to the definition's own directory.",
+        )
+
+
 def _resolve(work: Work, model: Model) -> list[Artifact]:
     source: Folder | Repository | Bucket
     gated = ""

@@ -1,6 +1,8 @@
 """This product itself: its wheels, roles and everything they need, so that inside is what outside was tested.
 
-Two sets: ``control`` for the control host (installer, Ansible and all), ``node`` for every node (engine and uv).
+Two sets: ``control`` for the control host (installer, Ansible and all), ``node`` for every node (engine and uv). Its own wheels are made
+from what git tracks in the checkout (:mod:`installer.kinds.ownfiles`), or from the files that an installed copy lists
+(:mod:`installer.kinds.ownwheel`); whatever else lies beside them stays here.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ from engine.errors import TrustError
 from engine.process import run
 from installer import product
 from installer.definition import WheelSet
-from installer.kinds import Work, items, pins, uvresolve, wheels
+from installer.kinds import Work, items, ownfiles, ownwheel, pins, uvresolve, wheels
 from installer.kinds.pins import Pins
-from installer.lockfile import Artifact
+from installer.lockfile import Artifact, Product
 
-BUILT = "build:"  # scheme of wheels that are made from this source tree
+BUILT = "build:"  # scheme of wheels that are made from this product's own files
+WHEELS = {
+    "appliance": ("", "installer"),
+    "appliance-engine": ("engine", "engine"),
+}  # directory below the tree, and package
 SETS = {"control": ("control.txt", ("appliance", "appliance-engine")), "node": ("node.txt", ("appliance-engine",))}
 
 
@@ -28,15 +34,15 @@ def resolve(work: Work) -> list[Artifact]:
     """The pinned requirements of both sets for the target's Python, plus the product's own wheels.
 
     Raises:
-        UpstreamError: a source serves other wheels than requirements/*.txt of this source tree pins.
+        UpstreamError: a source serves other wheels than the product's requirements/*.txt pin.
     """
-    tree, config, work = product.source_tree(), work.network.pip, replace(work, pinning="obey")
+    config, work = work.network.pip, replace(work, pinning="obey")
     own = _build(work)
     artifacts = []
     for name, (file, mine) in SETS.items():
-        locked = pins.load(tree / "requirements" / file)
+        locked = pins.load(product.data("requirements") / file)
         if name == "node":  # nodes install with uv, which they get as a wheel like everything else
-            uv = pins.load(tree / "requirements" / "control.txt").by_name["uv"]
+            uv = pins.load(product.data("requirements") / "control.txt").by_name["uv"]
             locked = Pins(locked.path, {**locked.by_name, "uv": uv})
         wheel_set = WheelSet(name=name, requirements=locked.constraints, profiles=("control",))
         artifacts += wheels.resolve_set(work, wheel_set, config, locked, kind="installer", below="installer")
@@ -47,31 +53,21 @@ def resolve(work: Work) -> list[Artifact]:
     return artifacts
 
 
+def origin() -> Product:
+    """Where the product's own wheels come from now.
+
+    Raises:
+        ResourceError: nobody can say which files of this tree belong to the product.
+    """
+    checkout = product.checkout()
+    return ownfiles.read(checkout).product if checkout else Product(origin="installed copy")
+
+
 def _build(work: Work) -> dict[str, Artifact]:
-    """Build both wheels from the source tree into the cache. Hatchling gives the same bytes for the same tree."""
-    tree, made = product.source_tree(), {}
+    """Both wheels into the cache. The same files give the same bytes."""
+    made = {}
     with tempfile.TemporaryDirectory(prefix="appliance-own-") as scratch:
-        for name, source in (("appliance", tree), ("appliance-engine", tree / "engine")):
-            out = Path(scratch) / name
-            run(
-                [
-                    uvresolve.uv_binary(),
-                    "build",
-                    "--wheel",
-                    "--quiet",
-                    "--no-build-isolation",
-                    "--python",
-                    sys.executable,
-                    "--offline",
-                    "--no-config",
-                    "--out-dir",
-                    out,
-                    source,
-                ],
-                env={"SOURCE_DATE_EPOCH": str(work.epoch or 315532800)},  # zip files begin in 1980
-                inherit=False,
-            )
-            wheel = next(out.glob("*.whl"))
+        for name, wheel in _wheels(work, Path(scratch)).items():
             sha256, size = hash_file(wheel)
             with work.cache.incoming(sha256, size) as incoming:
                 if not incoming.complete:
@@ -84,8 +80,28 @@ def _build(work: Work) -> dict[str, Artifact]:
     return made
 
 
+def _wheels(work: Work, scratch: Path) -> dict[str, Path]:
+    """Both wheels below ``scratch``, by name."""
+    epoch, checkout = work.epoch or ownwheel.ZIP_BEGINS, product.checkout()
+    if checkout is None:
+        package = {n: product.PACKAGE.parent / p / "__init__.py" for n, (_, p) in WHEELS.items()}
+        return {name: ownwheel.make(name, package[name], scratch / name, epoch) for name in WHEELS}
+    sources = ownfiles.read(checkout)
+    ownfiles.say(sources, work.report)
+    # Never built where it lies: what git does not track is not in the copy.
+    ownfiles.copy(sources, scratch / "tree")
+    for name, (below, _) in WHEELS.items():
+        command = [uvresolve.uv_binary(), "build", "--wheel", "--quiet", "--no-build-isolation", "--python", sys.executable, "--offline", "--no-config"]  # fmt: skip
+        run(
+            [*command, "--out-dir", scratch / name, scratch / "tree" / below],
+            env={"SOURCE_DATE_EPOCH": str(epoch)},
+            inherit=False,
+        )
+    return {name: next((scratch / name).glob("*.whl")) for name in WHEELS}
+
+
 def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
-    """Download what is locked and build our own again; the source tree must still be the one that was locked."""
+    """Download what is locked and make the own wheels again; their files must still be those that were locked."""
     ours = [a for a in artifacts if a.source.startswith(BUILT)]
     work.downloader().fetch_all(items([a for a in artifacts if a not in ours]), task="installer")
     if all(work.cache.has(a.sha256, a.size) for a in ours):
@@ -94,9 +110,9 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
     for artifact in ours:
         if built[artifact.name].sha256 != artifact.sha256:
             raise TrustError(
-                f"{artifact.name} built from this source tree differs from the locked one",
+                f"{artifact.name} made from this product's own files differs from the locked one",
                 where=artifact.path,
-                remedy="The tree changed since `appliance lock`; lock again.",
+                remedy="They changed since `appliance lock`, or an installed copy and a checkout were mixed; lock again.",
             )
 
 

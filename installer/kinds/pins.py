@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Protocol
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from engine import durable
+from engine import durable, inputfile
 from engine.errors import InputError, UpstreamError
 from installer.definition import WheelSet
 from installer.kinds import Work
@@ -94,20 +93,7 @@ def load(path: Path) -> Pins:
     Raises:
         InputError: it is not there, or holds anything but pins; names file and line.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe does not stop us
-    except OSError as error:
-        raise InputError(
-            f"cannot read the pins: {error.strerror}", where=str(path), remedy=f"Write them with {WRITE}."
-        ) from error
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InputError("not a regular file", where=str(path), remedy="Name a file of pins.")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            raw = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(handle)
-    return parse(raw, str(path))
+    return parse(inputfile.read(path, MAX_BYTES, "the pins", f"Write them with {WRITE}."), str(path))
 
 
 def parse(raw: bytes, path: str) -> Pins:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from engine.errors import InputError
+from engine import inputfile
+from engine.errors import ApplianceError, InputError
 from engine.process import run
 from engine.report import Report
+from installer import aptmirror
 from installer.network import children, logins, proxies
 from installer.network.host import SYSTEM_CA, Network
 from installer.network.logins import Login
@@ -101,10 +103,9 @@ def read(etc: Path, report: Report) -> AptNetwork:
     texts, unreadable = [], []
     for file in [etc / "auth.conf", *sorted(etc.glob("auth.conf.d/*.conf"))]:
         try:
-            texts.append(file.read_text(errors="replace"))
-        except FileNotFoundError:
-            continue
-        except OSError:
+            if file.exists():
+                texts.append(inputfile.read(file, aptmirror.MAX_SOURCES).decode(errors="replace"))
+        except (ApplianceError, OSError):
             unreadable.append(file)
             report.say(f"debs: cannot read {file}; its logins are not used. Run as root, or put them into ~/.netrc")
     sources = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]  # fmt: skip
@@ -112,7 +113,7 @@ def read(etc: Path, report: Report) -> AptNetwork:
         login
         for file in sources
         if file.is_file()
-        for m in LOGIN_IN_SOURCE.finditer(file.read_text(errors="replace"))
+        for m in LOGIN_IN_SOURCE.finditer(aptmirror.read(file))
         if (login := logins.taken_out(m.string[m.start() :].split()[0])[1])
     ]
     return AptNetwork(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engine import inputfile
 from engine.download import public
 from engine.errors import InputError
 from installer.network import logins, pipconfig, proxies
@@ -17,6 +18,7 @@ from installer.network.logins import Login
 from installer.network.pipconfig import PipConfig
 from installer.network.proxies import Proxies, Proxy
 
+MAX_CA = 64 << 20  # bytes of a file of CAs
 SYSTEM_CA = Path(
     "/etc/ssl/certs/ca-certificates.crt"
 )  # what update-ca-certificates writes, a company's own CA included
@@ -75,7 +77,9 @@ class Network:
         return {
             "proxies": told,
             "no_proxy": list(self.proxies.no_proxy),
-            "ca": "system" if system else f"sha256:{hashlib.sha256(self.ca.read_bytes()).hexdigest()}",
+            "ca": "system"
+            if system
+            else f"sha256:{hashlib.sha256(inputfile.read(self.ca, MAX_CA, 'the CAs')).hexdigest()}",
             "extra_indexes": [public(i) for i in self.pip.extra_indexes],
             "index": "" if self.pip.no_index else public(self.pip.index) if self.pip.index else "default",
             "find_links": [public(f) if "://" in f else f for f in self.pip.find_links],

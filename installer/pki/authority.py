@@ -26,6 +26,7 @@ from engine import durable
 from engine.errors import InputError
 from installer.pki.certificate import Kind, key_of_request, make, make_ca, make_crl, renewal_reason
 
+MAX_NAME = 64  # characters of a common name (RFC 5280, ub-common-name)
 OWN_CLIENT = "appliance-proof"  # an install's own, for a day; nobody hands it over
 
 
@@ -83,8 +84,15 @@ class Authority:
         """Make the authority. crl.pem is written last: a killed run leaves none, and the next one starts over.
 
         Raises:
-            InputError: there is one already.
+            InputError: there is one already, or the name is not one for a certificate.
         """
+        if not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
+            raise InputError(
+                f"the name of an authority has 1 to {MAX_NAME} printable characters, not {len(name)}"
+                if name.isprintable()
+                else "the name of an authority has characters that cannot be printed",
+                remedy="Give another --name.",
+            )
         with durable.disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked():

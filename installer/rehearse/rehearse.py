@@ -28,7 +28,7 @@ from installer.rehearse import attempts, coverage
 from installer.rehearse.attempts import Verdict
 from installer.rehearse.causes import Cause, causes
 from installer.rehearse.shape import Shape, files, like, moved, simplest
-from installer.rehearse.stage import ended_by_signals, place, require_space, take_down
+from installer.rehearse.stage import place, require_space, take_down
 from installer.site import inventory as inventories
 from installer.site.events import Listener, NodeState
 from installer.site.install import Outcome, install
@@ -99,7 +99,7 @@ def rehearse(request: Request, report: Report, listener: Listener) -> Rehearsal:
     definition = _definition(account)
     shape = planned(definition, account.lock, request.inventory, request.model)
     name = f"rehearse-{secrets.token_hex(3)}"
-    with ended_by_signals(), place(name, keep=request.keep) as work:
+    with place(name, keep=request.keep) as work:
         require_space(work, account.trusted.size, len(shape.hosts))
         try:
             lab = up(

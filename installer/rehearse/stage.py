@@ -69,22 +69,6 @@ def require_space(work: Path, size: int, nodes: int) -> None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a rehearsal as Ctrl-C does: in order. What is ignored stays so: somebody said nohup."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def undisturbed() -> Iterator[None]:
     """Not to be interrupted: a second Ctrl-C would leave nodes behind."""
     before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

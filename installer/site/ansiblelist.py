@@ -15,13 +15,15 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.process import ProcessError, run
-from installer import product, yamlfile
+from installer import product
+from installer.site import inventoryfiles
 
 # Ansible refuses a locale that is not UTF-8 or was not generated; this one is part of every Debian.
 LOCALE: Mapping[str, str] = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
 # What lies beside hosts in the directory of an inventory and lists none: the tenants file, and the key sets of its issuers.
 NOT_HOSTS = r"^([A-Za-z0-9][A-Za-z0-9_-]*[_-])?tenants\.ya?ml$", "^jwks$"
 IGNORED = "ANSIBLE_INVENTORY_IGNORE_REGEX"
+HOSTS_FILE = "hosts.yml"
 HIDDEN = "(from the vault)"
 VAULT_REMEDY = "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE, or as Ansible's configuration does; see docs/inventory.md."
 
@@ -90,12 +92,7 @@ def ask(path: Path) -> Listing:
     Raises:
         InputError: there is none, Ansible cannot read or decrypt it, or a variable in it leads nowhere.
     """
-    if not path.exists():
-        raise InputError(
-            "there is no such inventory",
-            where=str(path),
-            remedy="Give the directory, for example -i inventories/example.",
-        )
+    inventoryfiles.require_sound(path, HOSTS_FILE)
     argv = [sys.executable, "-P", "-m", "installer.site.resolve", "-i", str(path), "--list"]
     environment = {"PYTHONPATH": str(product.PACKAGE.parent), **LOCALE, **not_hosts(path)}
     try:
@@ -130,23 +127,8 @@ def without_secrets(text: str, secrets: frozenset[str]) -> str:
     return text
 
 
-def _not_yaml(path: Path) -> InputError | None:
-    """The first file of an inventory that is no YAML. Ansible tries every reader on a file of hosts and, when all refuse it, says no more
-    than that no inventory was parsed."""
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        try:
-            if file.suffix in (".yml", ".yaml") and file.is_file():
-                yamlfile.positions(file)
-        except InputError as error:
-            if error.what.startswith(yamlfile.NOT_YAML):  # what else it refuses in files of ours, an inventory may have
-                return error
-    return None
-
-
 def _error(path: Path, fault: Mapping[str, Any]) -> InputError:
     where, what = fault.get("where") or "", fault["what"]
-    if not where and not fault.get("vault") and (found := _not_yaml(path)):
-        return found
     where = where or str(path)
     if fault.get("vault"):
         return InputError(f"Ansible cannot decrypt a value of the inventory: {what}", where=where, remedy=VAULT_REMEDY)

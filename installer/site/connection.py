@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.errors import InputError
 from installer.site.ansiblelist import Told
 
+PORTS = ("ansible_port", "ansible_ssh_port")
 PASSWORDS = ("ansible_password", "ansible_ssh_pass")
 
 
@@ -39,15 +40,17 @@ def connection(path: Path, name: str, address: str, told: Told) -> Connection:
 
     plugin = of("ansible_connection") or "ssh"
     secret = next((n for n in PASSWORDS if n in told.raw), "")
-    key, port = of("ansible_ssh_private_key_file", "ansible_private_key_file"), of("ansible_port", "ansible_ssh_port")
+    key, port = of("ansible_ssh_private_key_file", "ansible_private_key_file"), of(*PORTS)
     arguments = []
     for option in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
         try:
             arguments += shlex.split(of(option))
         except ValueError as error:
-            raise InputError(f"{option} of {name}: {error}", where=str(path), remedy="Balance its quotes.") from error
+            line = told.lines.get(option) or str(path)
+            raise InputError(f"{option} of {name}: {error}", where=line, remedy="Balance its quotes.") from error
     if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(f"{name} has the port {port}", where=str(path), remedy="Give a number below 65536.")
+        line = next((told.lines[n] for n in PORTS if told.lines.get(n)), "") or str(path)
+        raise InputError(f"{name} has the port {port}", where=line, remedy="Give a number from 1 to 65535.")
     return Connection(
         address=address,
         port=int(port or 0),

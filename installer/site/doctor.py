@@ -63,7 +63,8 @@ def doctor(inventory: Inventory, places: Places, out: Path, report: Report, *, l
 
     def one(host: Host) -> Reply:
         reply = ask(host, errand.connection(inventory, host), "collect", _question(host, inventory))
-        report.say(f"{host.name}: {reply.what or 'collected'}")
+        if reply.value is not None:  # who failed is told with the result, once
+            report.say(f"{host.name}: collected")
         return reply
 
     replies = errand.everywhere(errand.nodes(inventory, limit), one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -51,12 +51,20 @@ class Tracker:
 
     Args:
         engine: version of the engine that the roles call on nodes; empty where nobody knows.
+        conceal: takes out of a reason what must not be shown or kept.
     """
 
-    def __init__(self, nodes: list[str], listener: Listener | None = None, engine: str = "") -> None:
+    def __init__(
+        self,
+        nodes: list[str],
+        listener: Listener | None = None,
+        engine: str = "",
+        conceal: Callable[[str], str] = lambda text: text,
+    ) -> None:
         self.nodes = {name: NodeState() for name in nodes}
         self._listener = listener or (lambda _node, _state, _what: None)
         self._engine = engine
+        self._conceal = conceal
 
     def handle(self, event: dict[str, Any]) -> bool:
         """One event of ansible-runner; returns True, which tells the runner to keep it."""
@@ -129,7 +137,7 @@ class Tracker:
     def _fail(self, failure: Failure) -> None:
         state = self.nodes[failure.node]
         if state.failure is None:  # the first failure is the cause, later ones follow from it
-            state.failure = failure
+            state.failure = replace(failure, reason=self._conceal(failure.reason))
             self._listener(failure.node, state, "failed")
 
     @property

@@ -168,7 +168,7 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
         targets = targets_of(release.view)
         holds.demand(request.inventory, release.name, targets)
         age = _age(request, release, [h for h in request.inventory.nodes if h.name in nodes])
-        tracker = Tracker(list(nodes), listener, skew.of_release(release.view))
+        tracker = Tracker(list(nodes), listener, skew.of_release(release.view), request.inventory.conceal)
         books = Playbooks(
             request.inventory,
             run_dir,
@@ -265,7 +265,7 @@ def _nodes(
     brings = skew.of_release(view)
     if brings and brings != __version__:
         report.say(f"{outcome.release} brings engine {brings} to nodes; this installer is {__version__}")
-    tracker = Tracker([h.name for h in hosts], listener, brings)
+    tracker = Tracker([h.name for h in hosts], listener, brings, inventory.conceal)
     variables = {**_variables(request, release, age), "appliance_inputs": made_from}
     books = Playbooks(inventory, run_dir, variables, tracker, request.check, request.diff)
     try:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from engine.errors import InputError
 from engine.rules import networks
 from installer import yamlfile
-from installer.site import ansiblelist, zones
+from installer.site import ansiblelist, concealing, vllmflags, zones
 from installer.site.connection import Connection, connection
 from installer.site.rules import check, examples
 from installer.site.rules.examples import Leftover
@@ -26,7 +26,7 @@ __all__ = ["GROUPS", "Connection", "Host", "Inventory", "load", "variables"]
 
 GROUPS = ("control", "gateway", "gpu", "monitoring")
 SITE_FILE = Path("group_vars/all/site.yml")
-HOSTS_FILE = "hosts.yml"
+HOSTS_FILE = ansiblelist.HOSTS_FILE
 SECRET = ("baseline", "admins", "*", "password")  # the one place of the site that may come from a vault
 
 
@@ -54,7 +54,7 @@ class Inventory:
         references: places within the site that come from a vault, and how Ansible is told of them.
         secrets: the decrypted values; in no error, log, plan or record.
         vault: environment by which a process of Ansible can decrypt them.
-        leftovers: values from documentation; no faults, but no real network has them.
+        leftovers: values from documentation, and flags that no known vLLM has; no faults, but hardly meant.
         tenants: the gateway's configuration; None where the site names no tenants.
     """
 
@@ -70,7 +70,15 @@ class Inventory:
     tenants: Rendered | None = None
 
     def shown(self) -> dict[str, Any]:
-        """The site for a person or a file, without what comes from a vault."""
+        """The site for a person or a file, without what comes from a vault and without values of environment variables."""
+        return concealing.of_site(self._without_vault())
+
+    def conceal(self, text: str) -> str:
+        """A text that is kept or shown, without values of environment variables."""
+        told = [s.environment for s in self.site.services] + [c.environment for c in self.site.containers or ()]
+        return concealing.without(text, told)
+
+    def _without_vault(self) -> dict[str, Any]:
         return self._with(dict.fromkeys(self.references, ansiblelist.HIDDEN))
 
     def handed(self) -> dict[str, Any]:
@@ -144,7 +152,8 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
     raw = {name: _merged(told, listing.secrets) for name, told in listing.hosts.items()}
     read = Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
     told = {name: replace(host, resolved=_open(host, listing.secrets)) for name, host in listing.hosts.items()}
-    read = replace(read, leftovers=tuple(examples.left(path, hosts, told, read.shown(), document)))
+    flags = tuple(vllmflags.unknown(site, path / SITE_FILE, document))
+    read = replace(read, leftovers=(*examples.left(path, hosts, told, read._without_vault(), document), *flags))
     return replace(read, tenants=_tenants(read)) if site.gateway.tenants else read
 
 
@@ -197,7 +206,9 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
         )
     if not members:
         raise InputError(
-            "the inventory has no hosts", where=str(path), remedy=f"List hosts under the groups {', '.join(GROUPS)}."
+            "the inventory has no hosts",
+            where=str(path / HOSTS_FILE if path.is_dir() else path),
+            remedy=f"List hosts under the groups {', '.join(GROUPS)}.",
         )
     hosts = []
     for name, groups in sorted(members.items()):

@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine import verify
 from engine.errors import ApplianceError, NodeError
 from engine.report import Report
 from engine.trust import Target
 from installer.depot import targets_of
-from installer.site import gate, unchanged
+from installer.site import gate, holds, unchanged
+from installer.site import release as releases
 from installer.site.events import Listener, NodeState
 from installer.site.install import Request, dry_run
 from installer.site.inventory import Inventory
@@ -33,12 +35,13 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
     inventory = request.inventory
     chosen = gate.limited(inventory, request.limit)
     hosts = [h for h in inventory.nodes if h.name in chosen]
+    _require_held(request)  # before any node is asked: what is missing on this host needs no node to be named
     now = unchanged.ask(inventory, hosts)
     if lost := [n for n in now.values() if not n.reached]:
         raise NodeError(
-            f"{lost[0].node} cannot be asked: {lost[0].drift[0]}",
+            "\n".join(f"{n.node} cannot be asked: {n.drift[0]}" for n in lost),
             where=str(inventory.path),
-            remedy="Fix it, or leave it out with --limit.",
+            remedy=f"Fix {'it, or leave it' if len(lost) == 1 else 'them, or leave them'} out with --limit.",
         )
     run = dry_run(request, [h.name for h in hosts], report, listener)
     if run.tracker.failures:
@@ -62,6 +65,22 @@ def make(request: Request, report: Report, listener: Listener) -> Plan:
             "gate": inventory.site.gate.model_dump(mode="json"),
         },
     )
+
+
+def _require_held(request: Request) -> None:
+    """Refuse a release that lacks a model of the site. Of a bundle the metadata alone is verified here; the dry run checks its files.
+
+    Raises:
+        InputError: names every service whose model is not there.
+        TrustError: the bundle's metadata was refused.
+    """
+    depot = request.depot
+    if request.bundle is None:
+        found = releases.of_depot(depot, request.release, request.demand, check=True)
+        holds.demand(request.inventory, found.name, targets_of(found.view))
+    elif pinned := depot.pinned_root if depot.pinned_root.is_file() else request.root:
+        trusted = verify.open_bundle(request.bundle, depot.root_of_trust(pinned))
+        holds.demand(request.inventory, trusted.release, trusted.targets)
 
 
 def estimate(runs: Path, made: Plan) -> float | None:

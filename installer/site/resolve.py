@@ -76,9 +76,11 @@ class Resolve(InventoryCLI):  # type: ignore[misc]  # Ansible has no types
                 try:
                     resolved[name] = plain(templar.template(value))
                 except AnsibleError as error:
-                    fault = {"what": str(error), "where": place(value), "host": host.name, "variable": name}
+                    key, leaf, error = unresolved(value, templar, error)
+                    dotted = ".".join(map(str, (name, *key)))
+                    fault = {"what": str(error), "where": place(leaf), "host": host.name, "variable": dotted}
                     return {
-                        "fault": fault | {"vault": isinstance(value, EncryptedString) or "vault" in str(error).lower()}
+                        "fault": fault | {"vault": isinstance(leaf, EncryptedString) or "vault" in str(error).lower()}
                     }
                 if name == SITE:
                     shared = None if templated(value) else (value, resolved[name])
@@ -150,6 +152,16 @@ def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
             yield from leaves(inner, (*path, i))
     else:
         yield path, value
+
+
+def unresolved(value: Any, templar: Templar, error: AnsibleError) -> tuple[Path_, Any, AnsibleError]:
+    """The first leaf that cannot be resolved, its place within ``value``, and why; of ``value`` itself where all of them can."""
+    for path, leaf in leaves(value):
+        try:
+            templar.template(leaf)
+        except AnsibleError as found:
+            return path, leaf, found
+    return (), value, error
 
 
 def plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.addresses import fault
 from installer.definition import Name
 from installer.site.zones import Zone, ZoneName
 
@@ -29,6 +30,12 @@ def _network(value: str) -> str:
 
 def _address(value: str) -> str:
     return str(ipaddress.ip_address(value))  # one spelling, for it is compared
+
+
+def _url(value: str) -> str:
+    if found := fault(value) if value else "":
+        raise ValueError(found)
+    return value
 
 
 Network = Annotated[str, AfterValidator(_network), Field(description="CIDR or address, for example 192.0.2.0/24.")]
@@ -380,7 +387,7 @@ class Baseline(_Strict):
     )
     ssh_users: tuple[Name, ...] = Field((), description="Accounts beside the admins that SSH lets in.")
     time_servers: tuple[Address, ...] = Field((), description="They also need an entry in egress, port 123, udp.")
-    log_host: str = Field(
+    log_host: Annotated[str, AfterValidator(_url)] = Field(
         "", pattern=r"^(https://\S+)?$", description="URL of a systemd-journal-remote; needs an entry in egress."
     )
     journal_keys: str = Field("", description="Directory of the control host for the keys of sealed journals.")

@@ -16,6 +16,7 @@ WORDS = {
     "cuda": "CUDA",
     "dcgm_exporter": "GPU metrics",
     "firewall": "firewall",
+    "gpu_devices": "GPU device files",
     "mig": "GPU slices (MIG)",
     "model_store": "model store",
     "nginx": "nginx proxy",

@@ -42,9 +42,7 @@ def uninstall(inventory: Inventory, wish: Wish, report: Report, *, send: Send | 
 
     def one(host: Host) -> Reply:
         reply = ask(host, errand.connection(inventory, host), "remove", question)
-        if reply.value is None:
-            report.say(f"{host.name}: {reply.what}")
-        else:
+        if reply.value is not None:  # who failed is told with the result, once
             report.say(f"{host.name}: {'would take' if wish.check else 'took'} {reply.value['changed']} steps")
         return reply
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Key
 
-from engine import durable, strictjson
+from engine import durable, inputfile, strictjson
 from engine.errors import InputError, TrustError
 from engine.memory import MIN_REASON, Downgrade
 from installer.trust import envelope
@@ -181,15 +181,7 @@ def opened(path: Path, asked: Policy, payload_type: str) -> tuple[SecondKey, byt
     Raises:
         TrustError: none of them did, or it is of another type.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_APPROVAL + 1)
-    except OSError as error:
-        raise InputError(
-            f"cannot read the approval: {error.strerror}", where=str(path), remedy="Check its name."
-        ) from error
-    if len(raw) > MAX_APPROVAL:
-        raise _refused(path, f"it has more than {MAX_APPROVAL} bytes")
+    raw = inputfile.read(path, MAX_APPROVAL, "the approval")
     try:
         sealed = Envelope.from_dict(strictjson.loads(raw))
     except Exception as error:  # securesystemslib raises many types on malformed input

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from securesystemslib.dsse import Envelope
 
-from engine import durable
-from engine.errors import InputError, TrustError
+from engine import durable, inputfile
+from engine.errors import TrustError
 from installer.trust import signer
 from installer.trust.signer import KeyFile, Secret
 
@@ -41,11 +41,7 @@ def unseal(path: Path, kind: str, site: Path) -> bytes:
         TrustError: it is not signed by that key, or is of another kind.
     """
     key = signer.read_public(site).public
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_DOCUMENT + 1)
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", where=str(path), remedy="Check its name.") from error
+    raw = inputfile.read(path, MAX_DOCUMENT)
     remedy = "Ask the site for it again, and compare the key id of site.pub.json by telephone."
     try:
         envelope = Envelope.from_dict(json.loads(raw))

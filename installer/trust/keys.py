@@ -146,19 +146,37 @@ class KeyStore:
         making = KeyStore(self.directory.with_name(f".{self.directory.name}.making"), self._pin)
         shutil.rmtree(making.directory, ignore_errors=True)  # of a killed run: nobody used these keys
         making.directory.mkdir(parents=True, mode=0o700)
+        try:
+            root = self._made(
+                making,
+                passphrase,
+                root_keys,
+                {"root": threshold, "targets": signatures},
+                _expiry(now, days),
+                release_keys,
+            )
+        except BaseException:
+            shutil.rmtree(making.directory, ignore_errors=True)
+            raise
+        making.directory.rename(self.directory)
+        durable.sync_dir(self.directory.parent)
+        return root
+
+    def _made(
+        self, making: KeyStore, passphrase: str, root_keys: int, thresholds: dict[str, int], expires: datetime, release_keys: Sequence[Key],
+    ) -> Root:  # fmt: skip
+        """All keys and the first root in the directory ``making``."""
         own = [r for r in ROLES if r != "targets" or not release_keys]
         made: dict[str, list[Key]] = {r: [signer.new_file(making.directory, r, passphrase).public] for r in own}
         made.setdefault("targets", list(release_keys))
         files = [signer.new_file(making.directory, f"root-{i + 1}", passphrase) for i in range(root_keys)]
         made["root"] = [f.public for f in files]
-        root = roots.first(made, {"root": threshold, "targets": signatures}, _expiry(now, days))
+        root = roots.first(made, thresholds, expires)
         openpgp.create(making.directory, "appliance archive", passphrase)
         signed = Metadata(root)
         for file in files:
             signed.sign(file.open(passphrase, self._pin), append=True)
         making._publish(signed)
-        making.directory.rename(self.directory)
-        durable.sync_dir(self.directory.parent)
         return root
 
     def rotate(

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine import strictjson
+from engine import inputfile, strictjson
 from engine.errors import InputError, TrustError
 from installer.trust import downgrade, envelope
 from installer.trust.downgrade import MAX_DAYS, Policy
@@ -60,11 +60,10 @@ def digest_of(path: Path) -> str:
     Raises:
         InputError: it is no plan.
     """
+    raw = inputfile.read(path, MAX_PLAN, "the plan", "Write it with `appliance plan --out`.")
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_PLAN + 1)
-        data = strictjson.loads(raw) if len(raw) <= MAX_PLAN else None
-    except (OSError, ValueError) as error:
+        data = strictjson.loads(raw)
+    except ValueError as error:
         raise InputError(
             "cannot read the plan", where=str(path), remedy="Write it with `appliance plan --out`."
         ) from error

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import getpass
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from engine import inputfile
 from engine.errors import InputError
 
 VARIABLE = "APPLIANCE_PASSPHRASE_FILE"
 MIN_LENGTH = 12
 MAX_BYTES = 4096
+PIPE_S = 300.0  # a program behind <(…) may ask a person for a password of its own
 
 
 def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str:
@@ -30,7 +31,7 @@ def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str
     if file is None and os.environ.get(VARIABLE):
         file = Path(os.environ[VARIABLE])
     if file is not None:
-        return _from_file(file)
+        return _long_enough(_read(file), str(file), purpose, new=confirm)
     if not sys.stdin.isatty():
         raise InputError(
             f"no passphrase for {purpose}",
@@ -39,7 +40,7 @@ def passphrase(file: Path | None, *, purpose: str, confirm: bool = False) -> str
     secret = getpass.getpass(f"Passphrase for {purpose}: ")
     if confirm and getpass.getpass("Again: ") != secret:
         raise InputError("the two passphrases differ", remedy="Run the command again.")
-    return _long_enough(secret, purpose)
+    return _long_enough(secret, "", purpose, new=confirm)
 
 
 def pin(file: Path | None) -> Callable[[str], str]:
@@ -57,43 +58,31 @@ def pin(file: Path | None) -> Callable[[str], str]:
     return get
 
 
-def _from_file(file: Path) -> str:
-    return _long_enough(_read(file), str(file))
-
-
 def _read(file: Path) -> str:
+    # A device is refused before its mode is looked at: that is not to be changed, as is advised below.
+    given = inputfile.given(file, MAX_BYTES, "the passphrase file", "Name a file with one line.", pipe_s=PIPE_S)
     try:
-        info = file.stat()
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)
-        text = raw.decode().rstrip("\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot read the passphrase file: {error.strerror}", where=str(file), remedy="Check its name."
-        ) from error
+        text = given.data.decode().rstrip("\n")
     except UnicodeDecodeError as error:
         raise InputError(
             "the passphrase file is not text", where=str(file), remedy="Write the passphrase there as UTF-8."
         ) from error
-    if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"the passphrase file is larger than {MAX_BYTES} bytes",
-            where=str(file),
-            remedy="Name a file with one line.",
-        )
-    if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):  # whose mode is not to be changed, as is advised below
-        raise InputError("a device is not a passphrase file", where=str(file), remedy="Name a file with one line.")
-    if info.st_mode & 0o077:
+    if given.mode & 0o077:
         raise InputError("the passphrase file can be read by others", where=str(file), remedy=f"chmod 600 {file}")
     return text
 
 
-def _long_enough(secret: str, where: str) -> str:
-    if len(secret) < MIN_LENGTH:
-        raise InputError(
-            f"the passphrase is shorter than {MIN_LENGTH} characters", where=where, remedy="Use a longer one."
-        )
-    return secret
+def _long_enough(secret: str, where: str, purpose: str, *, new: bool) -> str:
+    if len(secret) >= MIN_LENGTH:
+        return secret
+    short = f"shorter than {MIN_LENGTH} characters"
+    if new:
+        raise InputError(f"the passphrase for {purpose} is {short}", where=where, remedy="Use a longer one.")
+    raise InputError(
+        f"this is not the passphrase for {purpose}: it is {short}, and no key is made with such a one",
+        where=where,
+        remedy="Give the passphrase that the key was made with.",
+    )
 
 
 def private_copy(secret: str) -> AbstractContextManager[Path]:

@@ -21,7 +21,7 @@ from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
 
-from engine import durable
+from engine import durable, inputfile
 from engine.errors import InputError, ResourceError
 
 MAX_PUBLIC = 16 << 10  # bytes; a public key is a few hundred
@@ -60,7 +60,7 @@ class KeyFile:
             ResourceError: the token cannot be reached.
         """
         if self.uri.exists():
-            return _token_signer(self.uri.read_text().strip(), self.public, pin)
+            return _token_signer(inputfile.text(self.uri, MAX_PUBLIC, "the token's address").strip(), self.public, pin)
         signer = _pem_signer(self.pem, passphrase)
         if signer.public_key.keyid != self.public.keyid:
             raise InputError(
@@ -77,16 +77,12 @@ def read_public(path: Path) -> KeyFile:
     Raises:
         InputError: it cannot be read or is no public key.
     """
+    raw = inputfile.read(path, MAX_PUBLIC, "the public key")
     try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(MAX_PUBLIC))
+        data = json.loads(raw)
         key = Key.from_dict(data["keyid"], dict(data["key"]))
         # Within the same guard: half a surrogate pair in a field has no UTF-8, and UnicodeEncodeError is a ValueError.
         edited = isinstance(key, SSlibKey) and key.keyid != _keyid(key)
-    except OSError as error:
-        raise InputError(
-            f"cannot read the public key: {error.strerror}", where=str(path), remedy="Check its name."
-        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"not a public key: {error}", where=str(path), remedy="Use a NAME.pub.json that `appliance keys new` wrote."
@@ -123,8 +119,13 @@ def new_file(directory: Path, name: str, passphrase: str) -> KeyFile:
     _require_new(directory, name)
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase.encode()))
-    durable.write(directory / f"{name}.pem", pem, mode=0o600)
-    return write_public(directory, name, CryptoSigner(key).public_key)
+    private = directory / f"{name}.pem"
+    durable.write(private, pem, mode=0o600)
+    try:
+        return write_public(directory, name, CryptoSigner(key).public_key)
+    except BaseException:
+        private.unlink(missing_ok=True)  # half a pair would stand in the way of the next try
+        raise
 
 
 def new_from_token(directory: Path, name: str, key_number: int, label: str | None, pin: Secret) -> KeyFile:
@@ -158,12 +159,9 @@ def _require_new(directory: Path, name: str) -> None:
 
 
 def _pem_signer(path: Path, passphrase: str) -> CryptoSigner:
+    pem = inputfile.read(path, MAX_PUBLIC, "the key", "Name the right directory with --keys.")
     try:
-        key = load_pem_private_key(path.read_bytes(), passphrase.encode())
-    except OSError as error:
-        raise InputError(
-            f"cannot read the key: {error.strerror}", where=str(path), remedy="Name the right directory with --keys."
-        ) from error
+        key = load_pem_private_key(pem, passphrase.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise InputError(
             "cannot open the key", where=str(path), remedy="The passphrase is wrong or the file is damaged."

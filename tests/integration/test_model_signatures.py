@@ -163,7 +163,7 @@ def test_a_certificate_must_chain_to_the_named_one(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_on_the_builder_is_named(signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="there is no such key"):
+    with pytest.raises(InputError, match="cannot read a key of model"):
         models.resolve(work(tmp_path, key="absent.pub"))
     # Of this module alone: the builder's pip is asked with the same interpreter.
     monkeypatch.setattr(modelsignature, "sys", SimpleNamespace(executable=str(tmp_path / "bin/python")))

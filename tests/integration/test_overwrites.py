@@ -88,7 +88,7 @@ def by_the_role(directory: Path, place: Path) -> Path:
         "appliance_vllm_runtime": str(place), "appliance_vllm_wheels": str(directory),
         "appliance_vllm_requirements": str(directory / "requirements.txt"),
     }  # fmt: skip
-    tasks = yaml.safe_load((product.source_tree() / "roles/vllm/tasks/wheels.yml").read_text())[0]["block"]
+    tasks = yaml.safe_load((product.data("roles") / "vllm/tasks/wheels.yml").read_text())[0]["block"]
     commands = [t for t in tasks if "ansible.builtin.command" in t]
     found = next(t for t in tasks if "ansible.builtin.find" in t)["ansible.builtin.find"]
     assert found["paths"] == "{{ appliance_vllm_requirements | dirname }}/last"

@@ -61,7 +61,7 @@ def test_the_kernel_s_own_fat_and_exfat_are_asked_and_written(tmp_path: Path) ->
         run([*command, disks[-1]])
     code = tmp_path / "code.tar"
     with tarfile.open(code, "w") as tar:
-        tree = product.source_tree()
+        tree = product.PACKAGE.parent
         for part in ("engine", "installer/__init__.py", "installer/medium.py"):
             tar.add(tree / part, part)
     guest = Guest(image.ensure(kernel=image.WHOLE_KERNEL), tmp_path / "guest", disks=disks)

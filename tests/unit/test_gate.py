@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.gate import Health, Measurement, Said, can_end_it, compare, worse
+from engine.gate import Health, Measurement, Said, can_end_it, compare, faster, worse
 
 BEFORE = Measurement(
     "m",
@@ -96,3 +96,20 @@ def test_gpus_must_not_get_worse() -> None:
     assert "1 uncorrected memory errors, 0 before" in worse(old, replace(old, uncorrected={"GPU-a": 1}))[0]
     assert "is gone" in worse(old, replace(old, uncorrected={}))[0]
     assert "state 2, 3 before" in worse(old, replace(old, fabric={"GPU-a": 2}))[0]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "best", "asked"),
+    [([90.0], 90.0, 1), ([70.0, 85.0], 85.0, 2), ([60.0] * 6, 70.0, 6)],
+)
+def test_a_busy_moment_is_measured_again_and_a_slow_model_is_still_refused(
+    monkeypatch: pytest.MonkeyPatch, rounds: list[float], best: float, asked: int
+) -> None:
+    left = list(rounds)
+    pauses: list[float] = []
+    monkeypatch.setattr("engine.gate._throughput", lambda *_: left.pop(0))
+    monkeypatch.setattr("engine.gate.time.sleep", pauses.append)
+    now = faster(Path("socket"), replace(BEFORE, throughput=70.0), 80.0, requests=4, tokens=8, timeout_s=1)
+    assert now.throughput == best
+    assert pauses == [5.0] * asked
+    assert (compare(BEFORE, now, share=0.8, max_gap=0.5) == []) is (best >= 80.0)

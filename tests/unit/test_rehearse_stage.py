@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -69,14 +68,3 @@ def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path) -> Non
     stage.require_space(tmp_path, 1000, 2)
     with pytest.raises(ResourceError, match="bytes too few are free for 3 nodes"):
         stage.require_space(tmp_path, 1 << 60, 3)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_in_order_and_the_handlers_come_back(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # nohup may have it ignored
-    try:
-        with pytest.raises(KeyboardInterrupt), stage.ended_by_signals():
-            os.kill(os.getpid(), number)
-        assert signal.getsignal(number) is signal.SIG_DFL
-    finally:
-        signal.signal(number, before)

@@ -49,6 +49,6 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_nobody_is_told_to_change_the_mode_of_a_device() -> None:
-    with pytest.raises(InputError, match="a device is not a passphrase file") as refused:
+    with pytest.raises(InputError, match="this is a device, not a regular file") as refused:
         passphrase(Path("/dev/null"), purpose="the keys")
     assert "chmod" not in refused.value.remedy

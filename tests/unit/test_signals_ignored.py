@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from installer.rehearse.stage import ended_by_signals
+from engine.interruption import heeded
 from installer.site.playbooks import interruptible
 
 
@@ -21,9 +21,9 @@ def hangup() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hangup")
-def test_an_ignored_hangup_ends_neither_a_playbook_nor_a_rehearsal() -> None:
+def test_an_ignored_hangup_ends_neither_a_playbook_nor_a_command() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with ended_by_signals(), interruptible() as asked:
+    with heeded(), interruptible() as asked:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not asked()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -35,6 +35,6 @@ def test_a_hangup_that_nobody_ignores_ends_both() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible() as asked:
         os.kill(os.getpid(), signal.SIGHUP)
         assert asked()
-    with pytest.raises(KeyboardInterrupt), ended_by_signals():
+    with pytest.raises(KeyboardInterrupt), heeded():
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL

@@ -55,6 +55,7 @@ EXCUSED: dict[str, tuple[float, str]] = {
         6.5,
         "makes a network that others must see: no mount namespace of its own",
     ),
+    "appliance-gpu-devices.service": (4.5, "loads the driver's modules and makes device files"),
     "appliance-mig.service": (6.0, "divides GPUs: their devices, and the driver's own checks for an administrator"),
     "container.service": (
         9.6,

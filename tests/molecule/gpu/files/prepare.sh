@@ -36,6 +36,14 @@ for address in 0000:65:00.0 0000:66:00.0; do
   echo 0x20b0 > /srv/double/pci/$address/device
 done
 mount --bind /srv/double/pci /sys/bus/pci/devices
+# What a loaded driver shows of itself. Whether a module can be loaded is not replayed: modprobe fails here, and the tree says it is there.
+mkdir -p /srv/double/proc
+printf 'Character devices:\n195 nvidia\n236 nvidia-caps\n510 nvidia-uvm\n\nBlock devices:\n' > /srv/double/proc/devices
+for gpu in 0 1; do
+  mkdir -p /srv/double/proc/driver/nvidia/gpus/0000:6$((5 + gpu)):00.0 /srv/double/proc/driver/nvidia/capabilities/gpu$gpu/mig/gi1
+  printf 'Model: \t\t NVIDIA A100\nDevice Minor: \t %s\n' $gpu > /srv/double/proc/driver/nvidia/gpus/0000:6$((5 + gpu)):00.0/information
+  printf 'DeviceFileMinor: %s\nDeviceFileMode: 292\nDeviceFileModify: 1\n' $((30 + gpu)) > /srv/double/proc/driver/nvidia/capabilities/gpu$gpu/mig/gi1/access
+done
 echo 580.95.05 > /etc/double/driver
 for gpu in 0 1; do
   echo "GPU $gpu: NVIDIA A100-SXM4-40GB (UUID: GPU-00000000-0000-0000-0000-00000000000$gpu)"

@@ -13,6 +13,7 @@ from installer.runtime.recipe import DIRECTORY, WHEELS
 from installer.site import chain, zones
 from installer.site.inventory import Host, Inventory
 from installer.site.settings import Container, Site
+from installer.site.tenants.render import Rendered, more_endpoints
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
 
@@ -33,8 +34,10 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_zone_addresses_of: addresses by host and zone.
         appliance_service_addresses: where each host offers a service, by service and host.
         appliance_mig_services: for the role mig, which service runs on which slice.
+        appliance_gateway_told: of a site with tenants, for the roles gateway, nginx and firewall; the configuration itself is a file.
         appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
     """
+    told = {} if inventory.tenants is None else {"appliance_gateway_told": gateway(inventory, inventory.tenants)}
     site = inventory.site
     services = []
     for service in site.services:
@@ -46,7 +49,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         {"host": inventory.address(h, "inference"), "port": site.inference_port} for h in inventory.in_group("gpu")
     ]
     image = runtime_image(site, targets)
-    return {
+    return told | {
         "appliance_runtime_image": {"path": str(Blobs(STORE / "blobs").path(image.sha256)), "sha256": image.sha256}
         if image
         else {},
@@ -75,6 +78,18 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
             {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
         ],
         "appliance_remote_upstreams": [{"name": s.name, "peers": peers} for s in site.services],
+    }
+
+
+def gateway(inventory: Inventory, rendered: Rendered) -> dict[str, Any]:
+    """What the playbooks know of the gateway; ``digest`` stands for its configuration."""
+    return {
+        "workers": inventory.site.gateway.workers,
+        "peers": list(rendered.peers),
+        "encrypted": rendered.encrypted,
+        "endpoints": more_endpoints(rendered),
+        "wait_s": rendered.wait_s,
+        "digest": rendered.digest,
     }
 
 

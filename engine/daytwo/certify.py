@@ -155,7 +155,7 @@ def _edge() -> bool:
 def _restart_workers() -> None:
     """Workers of the gateway show the node's certificate to GPU nodes and take it in at their start; one after the other, so that the rest
     answers."""
-    listed = run(["systemctl", "list-units", "--plain", "--no-legend", "--state=active", WORKERS])
+    listed = run(["systemctl", "list-units", "--plain", "--no-legend", "--state=active", WORKERS], ok=(0, 1))
     for unit in sorted(line.split()[0] for line in listed.stdout.splitlines() if line.split()):
         run(["systemctl", "restart", unit], timeout_s=WORKER_S)
 

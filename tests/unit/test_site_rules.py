@@ -176,7 +176,7 @@ CASES = [
     flow(R.FIREWALL_PORT, "ports.0", ports=[70000]),
     flow(R.FIREWALL_NO_PORTS, "ports", ports=[]),
     flow(R.FIREWALL_NO_NETWORKS, "destinations", destinations=[]),
-    variable(R.FIREWALL_USER, "appliance_firewall_egress", [{"name": "a", "destinations": ["192.0.2.7"], "ports": [53], "user": "No Body"}], at="appliance_firewall_egress.0.user"),
+    Case(R.FIREWALL_USER, "user", role={"appliance_firewall_egress": [{"name": "dns", "destinations": ["192.0.2.7"], "ports": [53], "user": "No Body"}]}),
     variable(R.FIREWALL_INTERFACE, "appliance_firewall_interfaces", ["lo"], at="appliance_firewall_interfaces.0"),
     variable(R.FIREWALL_SSH_PORT, "appliance_firewall_ssh_port", 0),
     variable(R.FIREWALL_LOG_RATE, "appliance_firewall_log_rate", "often"),
@@ -241,7 +241,7 @@ CASES = [
     # Only a role can meet this: the site gives addresses to containers by itself.
     Case(R.CONTAINER_ADDRESS, "", role={"appliance_container_runtime_containers": [{**CONTAINER, "ports": [{"port": 8085, "container_port": 80, "address": "::1"}]}]}),
 ]  # fmt: skip
-SEEN_AT_THE_ROLE_ONLY = {R.CONTAINER_ADDRESS}
+SEEN_AT_THE_ROLE_ONLY = {R.CONTAINER_ADDRESS, R.FIREWALL_USER}
 # Judged by a table of GPUs (installer.compat.choice), which the roles ask with the node's own devices.
 BY_DEVICE = {R.DRIVER_MODULES, R.CUDA_DRIVER, R.MIG_LAYOUT, R.MIG_SLICE}
 

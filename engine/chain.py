@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from engine import pace
 from engine.blobs import Blobs
 from engine.download import WORKERS, Item
 from engine.errors import ApplianceError
@@ -63,11 +64,13 @@ class Chain:
         items: Sequence[Item],
         wanted: Sequence[Target],
         report: Report,
+        watch: pace.Watch | None = None,
     ) -> Passed:
         """Bring ``items`` and offer ``wanted``, which holds them, meanwhile.
 
         Args:
             url: address of the release on the depot.
+            watch: keeps what comes to a pace.
 
         Raises:
             TrustError: the depot's own bytes are wrong.
@@ -83,7 +86,7 @@ class Chain:
         relaying = self._open(Offer({t.sha256: t.size for t in wanted}, frozenset(known)), sources)
         try:
             whole = frozenset(i.sha256 for i in items if i.size < LEAST)
-            loader = Neighbourly(blobs, pool, sources, known, whole, report)
+            loader = Neighbourly(blobs, pool, sources, known, whole, report, watch)
             with loader.watched():
                 loader.fetch_all(items, task="fetch")
         except BaseException:

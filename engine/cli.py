@@ -32,6 +32,7 @@ VERBS = {
     "sshd": ("engine.sshguard", "change sshd, to be confirmed or taken back"),
     "devices": ("engine.gpu.cli", "make the device files of the GPUs"),
     "nvml": ("engine.nvml_record", "show what NVML says of the GPUs, or record it"),
+    "placement": ("engine.placement.cli", "decide which GPUs and CPUs each served model gets"),
 }
 
 # What works once and makes temporary files. Servers and timers have handlers of their own, or nothing to clean up.

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from engine import interruption
 from engine.addresses import public, without_login
 from engine.blobs import CHUNK, Blobs, Incoming, pieces
 from engine.errors import ApplianceError, InputError, TrustError, UpstreamError
+from engine.pace import Watch
 from engine.report import Report, Silent
 
 RETRIES = 4
@@ -72,6 +73,7 @@ class Downloader:
         pool: connections to use for every URL (a node passes one with its client certificate).
         route: in place of ``pool``, connections and logins by address (the builder's proxies, CA and netrc).
         headers: more headers for a URL, for sources that want a token; never sent along a redirect to another host.
+        watch: keeps what comes to a pace; left out, only the timeouts of a connection count.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Downloader:
         route: Route | None = None,
         report: Report | None = None,
         headers: Callable[[str], dict[str, str]] = lambda _url: {},
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._blobs = blobs
         self._route = route or Direct(pool)
         self._report = report or Silent()
@@ -169,10 +173,13 @@ class Downloader:
             headers = {"Range": f"bytes={incoming.done}-"} if incoming.done else {}
             headers |= self._headers(item.url)
             try:
-                with self.open(item.url, headers) as response:
+                with ExitStack() as stack:
+                    with self._waiting(item):
+                        response = stack.enter_context(self.open(item.url, headers))
                     if incoming.done and response.status != 206:
                         incoming.restart()
-                    for chunk in response.stream(CHUNK, decode_content=False):
+                    body = response.stream(CHUNK, decode_content=False)
+                    while chunk := self._next(item, body):
                         interruption.stop_if_asked()
                         incoming.write(chunk)
                         self._report.advance(task, len(chunk))
@@ -186,6 +193,17 @@ class Downloader:
             where=public(item.url),
             remedy="Check the connection and run the same command again; it continues where it stopped.",
         )
+
+    def _waiting(self, item: Item) -> AbstractContextManager[None]:
+        return self._watch.waiting(item.name, public(item.url)) if self._watch else nullcontext()
+
+    def _next(self, item: Item, body: Iterator[bytes]) -> bytes:
+        """The next bytes of a body; nothing at its end."""
+        with self._waiting(item):
+            chunk = next((piece for piece in body if piece), b"")
+        if self._watch:
+            self._watch.moved(len(chunk))
+        return chunk
 
     @contextmanager
     def open(self, url: str, headers: dict[str, str] | None = None) -> Iterator[urllib3.BaseHTTPResponse]:

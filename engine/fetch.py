@@ -24,6 +24,7 @@ from engine.download import TIMEOUT, WORKERS, Downloader, Item
 from engine.durable import disk_errors
 from engine.errors import ApplianceError, ResourceError, TrustError
 from engine.memory import ANY, Demand, Memory
+from engine.pace import KIB, Pace, Pool, Watch
 from engine.relay import split
 from engine.relay_unit import Unit
 from engine.report import Report, Silent
@@ -62,6 +63,7 @@ class Door:
         url: base address of the release on the depot.
         pool: connections with the node's client certificate.
         chain: the node's neighbours; None takes everything from the depot.
+        pace: the slowest that is waited for. Connections of a ``pace.Pool`` are ended then, others when their timeouts run out.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Door:
         pinned_root: bytes,
         report: Report | None = None,
         chain: Chain | None = None,
+        pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
+        self._pace = pace
         self._store = store
         self._url = url.rstrip("/")
         self._pool = pool
@@ -92,9 +96,15 @@ class Door:
 
         Raises:
             TrustError: metadata or content was refused.
-            UpstreamError: the depot does not answer.
+            UpstreamError: the depot does not answer, or sends too little.
             ResourceError: too little space; nothing was fetched.
         """
+        with Watch(self._pace, self._pool, self._url) as watch:
+            return self._fetch(release, profiles, below, demand, watch, dry_run=dry_run)
+
+    def _fetch(
+        self, release: str, profiles: set[str], below: str, demand: Demand, watch: Watch, *, dry_run: bool
+    ) -> Fetched:
         if self._blobs.root.is_symlink() and not self._blobs.root.exists():
             raise ResourceError(
                 "the store's file system is not mounted", where=str(self._blobs.root),
@@ -121,12 +131,13 @@ class Door:
         relaying, left = False, []
         if not dry_run:
             self._require_space(missing)
+            watch.expect(sum(t.size for t in missing))
             items = [Item(t.path, f"{self._url}/{quote(t.path)}", t.sha256, t.size) for t in missing]
             if self._chain and items:
-                passed = self._chain.fetch(self._blobs, self._pool, self._url, items, wanted, self._report)
+                passed = self._chain.fetch(self._blobs, self._pool, self._url, items, wanted, self._report, watch)
                 moved, relaying, left = passed.moved, passed.relaying, passed.left
             else:
-                loader = Downloader(self._blobs, pool=self._pool, report=self._report)
+                loader = Downloader(self._blobs, pool=self._pool, report=self._report, watch=watch)
                 moved = {"depot": loader.fetch_all(items, task="fetch")}
             if stale:
                 self._link(view, wanted)
@@ -189,7 +200,7 @@ class Door:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def tls_pool(ca: Path, certificate: Path, key: Path) -> urllib3.PoolManager:
+def tls_pool(ca: Path, certificate: Path, key: Path) -> Pool:
     """Connections that trust only our CA, speak TLS 1.3 and show the node's certificate; no proxy is ever used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -202,13 +213,19 @@ def tls_pool(ca: Path, certificate: Path, key: Path) -> urllib3.PoolManager:
             where=str(certificate),
             remedy="Run the install again; it renews certificates.",
         ) from error
-    return urllib3.PoolManager(maxsize=WORKERS, timeout=TIMEOUT, ssl_context=context)
+    return Pool(maxsize=WORKERS, timeout=TIMEOUT, ssl_context=context)
 
 
 def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _kib(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 30):
+        raise argparse.ArgumentTypeError("a whole number of KiB a second, 1 or more")
+    return int(text)
 
 
 def main(argv: list[str]) -> int:
@@ -241,6 +258,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--to", action="append", default=[], dest="takers", metavar="ADDRESS", help="a neighbour that may ask for it"
     )
+    parser.add_argument(
+        "--lowest-rate", type=_kib, default=Pace.lowest_rate // KIB, metavar="KIB",
+        help="KiB a second that must come on average over two minutes, and that the deadline of the fetch follows from; default %(default)s",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(argv)
     os.umask(0o022)
@@ -249,7 +270,14 @@ def main(argv: list[str]) -> int:
     if options.relay:
         unit = Unit(options.store, options.relay, options.takers, options.cert.parent)
         chain = Chain(options.sources, split(options.relay)[1], unit)
-    door = Door(options.store, options.url, pool, trust.read_root(options.root), chain=chain)
+    door = Door(
+        options.store,
+        options.url,
+        pool,
+        trust.read_root(options.root),
+        chain=chain,
+        pace=Pace(options.lowest_rate * KIB),
+    )
     demand = Demand(options.minimum_version, options.allow_downgrade)
     fetched = door.fetch(
         options.release, set(options.profiles), below=options.below, dry_run=options.dry_run, demand=demand

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import urllib3
 
+from engine import pace
 from engine.blobs import Blobs, Incoming
 from engine.download import RETRIES, TIMEOUT, Downloader, Item
 from engine.durable import disk_errors
@@ -39,8 +40,9 @@ class Neighbourly(Downloader):
         known: Mapping[str, Pieces],
         whole: frozenset[str],
         report: Report | None = None,
+        watch: pace.Watch | None = None,
     ) -> None:
-        super().__init__(blobs, pool=pool, report=report)
+        super().__init__(blobs, pool=pool, report=report, watch=watch)
         self._net = pool
         self._sources = sources
         self._known = known
@@ -79,6 +81,8 @@ class Neighbourly(Downloader):
         if item.sha256 in self._direct or not (item.sha256 in self._known or item.sha256 in self._whole):
             skip = frozenset(s for s in self._sources.all if s.peer)
         while not incoming.complete:
+            if self._watch:
+                self._watch.check()
             source = self._sources.pick(skip)
             before = incoming.done
             with self._sources.flying(source, item.sha256, item.size, incoming.done) as flight:
@@ -106,21 +110,26 @@ class Neighbourly(Downloader):
         source, known = flight.source, self._known.get(item.sha256)
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={incoming.done}-"} if incoming.done else {})}
         address = f"{source.base}/sha256/{item.sha256}" if source.peer else item.url
-        response = self._net.request(
-            "GET",
-            address,
-            headers=headers,
-            preload_content=False,
-            retries=NONE,
-            timeout=PEER if source.peer else TIMEOUT,
-        )
+        waited = Item(item.name, source.base if source.peer else item.url, item.sha256, item.size)  # for, and for whom
+        with self._waiting(waited):
+            response = self._net.request(
+                "GET",
+                address,
+                headers=headers,
+                preload_content=False,
+                retries=NONE,
+                timeout=PEER if source.peer else TIMEOUT,
+            )
         flight.response = response
         try:
             if response.status not in (200, 206) or (incoming.done and response.status != 206):
                 return False
             while not incoming.complete and not flight.cut:
                 wanted = min(PIECE, item.size - incoming.done)
-                piece = response.read(wanted, decode_content=False)
+                with self._waiting(waited):
+                    piece = response.read(wanted, decode_content=False)
+                if self._watch:
+                    self._watch.moved(len(piece))
                 if len(piece) < wanted:
                     raise ConnectionError("the connection ended")
                 if known and not known.right(incoming.done, piece):

@@ -60,11 +60,15 @@ class Process:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Modes are (current, pending), 1 is on. ``links`` are the states of NVLinks by number, 1 is active."""
+    """One GPU. Modes are (current, pending), 1 is on. ``links`` are the states of NVLinks by number, 1 is active.
+
+    ``minor`` is the number of its device file, /dev/nvidiaN; ``link_ends`` are addresses on the bus of what its NVLinks lead to.
+    """
 
     index: int
     name: str | None = None
     uuid: str | None = None
+    minor: int | None = None
     bus: str | None = None
     device: int | None = None  # PCI device identifier
     capability: tuple[int, int] | None = None
@@ -84,6 +88,7 @@ class Gpu:
     pcie_width: int | None = None
     pcie_max_width: int | None = None
     links: tuple[int, ...] = ()
+    link_ends: tuple[str, ...] = ()
     fabric: Fabric | None = None
     numa_node: int | None = None
     temperature_c: int | None = None
@@ -177,11 +182,13 @@ def _gpu(n: Any, index: int) -> Gpu:
         "retired_single", "nvmlDeviceGetRetiredPages", n.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS
     )
     double = get("retired_double", "nvmlDeviceGetRetiredPages", n.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR)
+    links = _links(n, get)
     processes = get("processes", "nvmlDeviceGetComputeRunningProcesses")
     return Gpu(
         index=index,
         name=get("name", "nvmlDeviceGetName"),
         uuid=get("uuid", "nvmlDeviceGetUUID"),
+        minor=get("minor", "nvmlDeviceGetMinorNumber"),
         bus=None if pci is None else _text(pci.busId),
         device=None if pci is None else pci.pciDeviceId >> 16,
         capability=_pair(get("capability", "nvmlDeviceGetCudaComputeCapability")),
@@ -200,7 +207,8 @@ def _gpu(n: Any, index: int) -> Gpu:
         pcie_max_generation=get("pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration"),
         pcie_width=get("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth"),
         pcie_max_width=get("pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth"),
-        links=_links(n, get),
+        links=links,
+        link_ends=_link_ends(get, len(links)),
         fabric=_fabric(n, get),
         numa_node=get("numa_node", "nvmlDeviceGetNumaNodeId"),
         temperature_c=get("temperature", "nvmlDeviceGetTemperature", n.NVML_TEMPERATURE_GPU),
@@ -235,6 +243,12 @@ def _links(n: Any, get: Callable[..., Any]) -> tuple[int, ...]:
             break
         states.append(int(state))
     return tuple(states)
+
+
+def _link_ends(get: Callable[..., Any], number: int) -> tuple[str, ...]:
+    """Addresses of what the links lead to, each once: other GPUs, or switches."""
+    ends = (get("link_ends", "nvmlDeviceGetNvLinkRemotePciInfo", link) for link in range(number))
+    return tuple(sorted({text for end in ends if end is not None and (text := _text(end.busId))}))
 
 
 def _fabric(n: Any, get: Callable[..., Any]) -> Fabric | None:

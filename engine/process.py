@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine import bounds as bounded
+from engine.bounds import Bounds
 from engine.errors import ApplianceError, ResourceError
 
 # Of the caller's variables, all that a tool with a fixed environment sees: where it may write and whose files are read.
@@ -77,6 +79,7 @@ def run(
     ok: Sequence[int] = (0,),
     timeout_s: float | None = None,
     package: str = "",
+    bounds: Bounds | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``argv`` without a shell, capture its output, and raise unless it exits with a code in ``ok``.
 
@@ -85,9 +88,11 @@ def run(
         env: variables added to the environment. Secrets go here or to ``stdin``, never into ``argv``.
         inherit: start from this process's environment (`inherited`); otherwise from the same one everywhere (`fixed`).
         package: what to install when the tool is not there; becomes the remedy.
+        bounds: what it may use, for tools that read what others made; ``timeout_s`` has no meaning then.
 
     Raises:
         ResourceError: the tool is not installed, or this machine cannot start it.
+        BoundsError: it went beyond ``bounds``.
         ProcessError: it ran and exited with another code.
         ApplianceError: it did not end within ``timeout_s`` seconds.
     """
@@ -96,6 +101,9 @@ def run(
     if shutil.which(args[0], path=environment["PATH"]) is None:
         raise ResourceError(f"{args[0]} is not installed", remedy=f"Install it: apt-get install {package or args[0]}")
     try:
+        if bounds is not None:
+            ended = bounded.call(args, environment, bounds, cwd=cwd or surviving_directory(), stdin=stdin)
+            return _allowed(subprocess.CompletedProcess(args, ended.code, ended.stdout, ended.stderr), ok)
         done = subprocess.run(
             args,
             cwd=cwd or surviving_directory(),
@@ -116,6 +124,10 @@ def run(
             where=str(error.filename or ""),
             remedy="Raise this user's limits (ulimit -a) or end other programs.",
         ) from error
+    return _allowed(done, ok)
+
+
+def _allowed(done: subprocess.CompletedProcess[str], ok: Sequence[int]) -> subprocess.CompletedProcess[str]:
     if done.returncode not in ok:
-        raise ProcessError(args, done.returncode, done.stderr or done.stdout)
+        raise ProcessError(done.args, done.returncode, done.stderr or done.stdout)
     return done

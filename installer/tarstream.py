@@ -21,17 +21,19 @@ NO_DATA = frozenset(
     {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
 )
 FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
-Kind = Literal["file", "link", "other"]
+Kind = Literal["file", "link", "hardlink", "directory", "other"]
+KINDS: dict[bytes, Kind] = {tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "hardlink", tarfile.DIRTYPE: "directory"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry. ``size`` in bytes; ``target`` of a symbolic link."""
+    """One entry. ``size`` in bytes; ``target`` of a link; ``mode`` are its permission bits."""
 
     name: str
     kind: Kind
     size: int
     target: str = ""
+    mode: int = 0o644
 
 
 class Reader:
@@ -91,8 +93,8 @@ class Reader:
         if not 0 <= size < 1 << 62:
             self._refuse("a size is not possible")
         self._left, self._padding = size, -size % BLOCK
-        kind: Kind = "link" if info.issym() else "file" if info.type in FILES else "other"
-        return Member(told.get("path", info.name), kind, size, told.get("linkpath", info.linkname))
+        kind: Kind = "file" if info.type in FILES else KINDS.get(info.type, "other")
+        return Member(told.get("path", info.name), kind, size, told.get("linkpath", info.linkname), info.mode & 0o7777)
 
     def _header(self, size: int) -> bytes:
         if not 0 <= size <= MAX_HEADER:

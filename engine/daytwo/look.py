@@ -15,6 +15,7 @@ from typing import Any
 from engine.chat import folder_has_template
 from engine.errors import ApplianceError
 from engine.firewall import Firewall
+from engine.placement import record
 from engine.preflight.gather import gather
 from engine.preflight.reading import text
 from engine.probe import ask_token
@@ -40,6 +41,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         "release": release,
         "units": units,
         "services": started,
+        "placement": record.read,
         "tokens": lambda: tokens(question.get("services", {})),
         "certificates": certificates,
         "firewall": firewall,

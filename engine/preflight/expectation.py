@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.placement.model import Ask
 from engine.preflight.facts import Facts
 
 Severity = Literal["pass", "warn", "fail"]
@@ -80,6 +81,7 @@ class Expectation:
     Attributes:
         os: as in the definition, for example debian-12; empty leaves it open, as everything empty does.
         offset_s, offset_error_s: the node's clock less the control host's, and how far that may be off.
+        asks: GPUs and CPUs that each replica of a service has for itself.
         memory_bytes: what the services may use at most, 0 without a limit.
         depot: how the control host listened for the node: its address and port, or why it could not.
         dhcp: networks that the site's firewall lets requests for a lease out to.
@@ -94,6 +96,7 @@ class Expectation:
     gpu: GpuNeed | None = None
     spaces: tuple[SpaceNeed, ...] = ()
     ports: tuple[PortNeed, ...] = ()
+    asks: tuple[Ask, ...] = ()
     memory_bytes: int = 0
     offset_s: float = 0.0
     offset_error_s: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from engine.preflight import judge_disk, judge_driver, judge_gpu, judge_network, judge_system
+from engine.preflight import judge_disk, judge_driver, judge_gpu, judge_network, judge_services, judge_system
 from engine.preflight.expectation import Expectation, Finding, Rule, fail, good, warn
 from engine.preflight.facts import Facts
 
@@ -29,6 +29,7 @@ def troubles(facts: Facts, _: Expectation) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     troubles, *judge_system.RULES, *judge_disk.RULES, *judge_network.RULES, *judge_driver.RULES, *judge_gpu.RULES,
+    *judge_services.RULES,
 )  # fmt: skip
 
 

@@ -81,6 +81,12 @@ class Rule(StrEnum):
     SITE_VARIABLE = "site.variable"  # of a host, for a role; the role's argument_specs refuse it
     SITE_TIME = "site.time_egress"
     SITE_LOG_HOST = "site.log_egress"
+    SERVICE_DUPLICATE = "site.service_duplicate"
+    SERVICE_NODES = "site.service_nodes"
+    SERVICE_GPUS = "site.service_gpus"
+    SERVICE_CPUS = "site.service_cpus"
+    SERVICE_PARALLEL = "site.service_parallel"
+    SERVICE_ARGS = "site.service_args"
     VLLM_NAME = "vllm.name"
     VLLM_SERVED_NAME = "vllm.served_name"
     VLLM_SPELLING = "vllm.args_spelling"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from engine.rules.fault import Fault, Key, Rule
 from engine.rules.networks import HIGHEST_PORT, is_port
+from engine.rules.services import SERVED_NAME
 
 # Common names reach the maps and logs of nginx as ``CN=…,OU=…``; nothing that such a string is made of may be in one.
 COMMON_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -56,8 +58,8 @@ def renewal(days: int, renew_before_days: int) -> Iterator[Fault]:
         yield Fault(Rule.PKI_RENEWAL, ("renew_before_days",), what, "make it smaller than appliance_pki_days")
 
 
-def edge(port: object, names: Iterable[object], clients: Iterable[object], service: object) -> Iterator[Fault]:
-    """What is wrong with a proxy in front of a service: its port, its own names, those of its clients, and the service's name."""
+def edge(port: object, names: Iterable[object], clients: Iterable[object]) -> Iterator[Fault]:
+    """What is wrong with a proxy in front of services: its port, its own names, those of its clients."""
     yield from _port(Rule.NGINX_PORT, port)
     for i, name in enumerate(names):
         if not SERVER_NAME.fullmatch(str(name)):
@@ -77,14 +79,25 @@ def edge(port: object, names: Iterable[object], clients: Iterable[object], servi
                 "use letters, digits, dots, dashes and underscores",
                 "allowed_clients",
             )
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", str(service)):
-        yield Fault(
-            Rule.NGINX_SERVICE,
-            ("upstreams", 0, "name"),
-            f"is {service!r}",
-            "use lower-case letters, digits and dashes",
-            "upstreams name",
-        )
+
+
+def upstreams(given: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """What is wrong with the services behind a proxy: names that paths and answers cannot hold or that two have, and where each is asked."""
+    for i, one in enumerate(given):
+        key: Key = ("upstreams", i)
+        name, served = str(one.get("name", "")), str(one.get("served_name") or one.get("name", ""))
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+            what, remedy = f"is {name!r}", "use lower-case letters, digits and dashes"
+            yield Fault(Rule.NGINX_SERVICE, (*key, "name"), what, remedy, "upstreams name")
+        if name in [str(other.get("name", "")) for other in given[:i]]:
+            what, remedy = f"is {name!r}, which another has", "give every service another name"
+            yield Fault(Rule.NGINX_SERVICE, (*key, "name"), what, remedy, "upstreams name")
+        if not SERVED_NAME.fullmatch(served):
+            what, remedy = f"is {served!r}", "use letters, digits, dots, dashes, slashes, colons and underscores"
+            yield Fault(Rule.NGINX_SERVICE, (*key, "served_name"), what, remedy, "upstreams served_name")
+        if bool(one.get("sockets")) == bool(one.get("peers")):
+            what, remedy = f"of {name} has both sockets and peers, or none", "give one of them"
+            yield Fault(Rule.NGINX_SERVICE, key, what, remedy, "upstreams entry")
 
 
 def metrics(port: object, address: object, clients: Iterable[object]) -> Iterator[Fault]:

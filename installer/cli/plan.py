@@ -61,6 +61,7 @@ def plan(
     from engine import durable
     from installer.cli.install import listener
     from installer.depot import Depot
+    from installer.site import controlpki
     from installer.site import inventory as inventories
     from installer.site.install import Request
     from installer.site.planning import estimate, make
@@ -69,7 +70,9 @@ def plan(
 
     screen = screen_of(ctx)
     site = inventories.load(inventory)
-    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}")
+    # The dry run signs a certificate for the depot's server; before the first install there is no authority, and nodes fetch nothing.
+    needed = controlpki.exists(ca)
+    secret = passphrase(passphrase_file, purpose=f"the site's certificate authority in {ca}") if needed else ""
     with screen, private_copy(secret) as secret_file:
         request = Request(
             inventory=site, depot=Depot(depot), ca_dir=ca, ca_passphrase=secret_file, runs=runs, site_keys=site_keys, bundle=bundle,
@@ -157,6 +160,12 @@ def _page(made: Plan, minutes: float | None, out: Path | None) -> RenderableType
         for change in made.content:
             kinds.add_row(change.kind, change.name, change.before or "—", change.after or "—")
         lines += [Text(f"\nwhat {made.release} brings"), kinds]
+    if any(p.has for node in made.nodes for p in node.services):
+        where = Table("service", "replica", "node", "GPUs and CPUs")
+        for node in made.nodes:
+            for place in node.services:
+                where.add_row(place.service, place.replica, node.node, place.has or "shared")
+        lines += [Text("\nwhere services run"), where]
     shown: set[str] = set()
     for node in made.nodes:
         if node.tasks:

@@ -81,6 +81,7 @@ def _page(seen: Status) -> RenderableType:
 
     from installer.cli.tables import Table
     from installer.site import records
+    from installer.site.placed import line
 
     table = Table("node", "", "release", "engine", "services", "token", "days left", "refused", "last rules", "free")
     for node in seen.nodes:
@@ -100,6 +101,7 @@ def _page(seen: Status) -> RenderableType:
         for s in (node.facts or {}).get("services") or []
         if not s["compiles"]
     ]
+    told += [f"{node.node}  {line(p)}" for node in seen.nodes for p in (node.facts or {}).get("placement") or []]
     return Group(table, Text("\n" + "\n".join([*told, f"control  newest report: {seen.proof}"])), *wrong)
 
 

@@ -88,9 +88,9 @@ def _image(inside: Inside) -> dict[str, object]:
 def _read(artifact: Artifact, work: Work) -> Found:
     file = work.cache.path(artifact.sha256)
     if artifact.kind in ("wheels", "installer"):
-        return texts.of_wheel(file)
+        return texts.of_wheel(file, artifact.path)
     if artifact.kind == "debs":
-        return texts.of_deb(file)
+        return texts.of_deb(file, artifact.path)
     return texts.of_model_file(artifact.path, file) if artifact.kind == "models" else Found()
 
 

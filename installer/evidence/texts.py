@@ -39,15 +39,18 @@ class Found:
     empty: bool = False
 
 
-def of_wheel(wheel: Path) -> Found:
+def of_wheel(wheel: Path, label: str = "") -> Found:
     """Texts below ``dist-info``, and those that packages carry beside their code. Links and files over ``MAX_TEXT`` are passed over.
+
+    Args:
+        label: what to call the wheel in a refusal; in a store its file is named by its hash.
 
     Raises:
         TrustError: the wheel is damaged or encrypted.
     """
     texts: list[Text] = []
     empty, left = True, MAX_TOTAL
-    with wheelarchive.opened(wheel) as archive:
+    with wheelarchive.opened(wheel, label) as archive:
         for info in sorted(archive.infolist(), key=lambda i: i.filename):
             empty = empty and ".dist-info/" in info.filename
             name = _text_name(info)
@@ -72,13 +75,13 @@ def _text_name(info: zipfile.ZipInfo) -> str:
     return info.filename if IN_PACKAGE.fullmatch(base) and not base.lower().endswith(CODE) else ""
 
 
-def of_deb(deb: Path) -> Found:
-    """The ``copyright`` files of a Debian package, and the packages whose documentation it links to.
+def of_deb(deb: Path, label: str = "") -> Found:
+    """The ``copyright`` files of a Debian package, and the packages whose documentation it links to; ``label`` as for ``of_wheel``.
 
     Raises:
         TrustError: its file system archive cannot be read.
     """
-    with debfile.files(deb) as members:
+    with debfile.files(deb, label) as members:
         return of_members(members)
 
 

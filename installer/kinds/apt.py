@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from engine import inputfile
+from engine.bounds import Bounds, BoundsError
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import run
 from engine.report import Report
@@ -34,6 +35,7 @@ MAX_KEYRING = 16 << 20  # bytes; Debian's is 60 kB
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}  # processor: dpkg's name
 UPDATE_TIMEOUT_S = 900
 RESOLVE_TIMEOUT_S = 300
+MEMORY, LISTS = 2 << 30, 8 << 30  # bytes: of each process of apt, and of what it may write; Debian's lists have 60 MB
 LINE = re.compile(r"'(?P<url>[^']+)' (?P<file>[^ ]+) (?P<size>[0-9]{1,18}) SHA256:(?P<sha256>[0-9a-f]{64})")
 # Debian policy 5.6.1, 5.6.12 and 11.1: what is no such thing must not become part of a path.
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]* [A-Za-z0-9][A-Za-z0-9.+~:-]* [a-z0-9][a-z0-9-]*")
@@ -197,7 +199,16 @@ class Apt:
 
     def _apt(self, *args: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         env = {**children.network(self._network), "APT_CONFIG": str(self.path / "apt.conf")}
-        return run(["apt-get", "-q", *args], env=env, inherit=False, ok=(0, 100), timeout_s=timeout_s, package="apt")
+        bounds = Bounds(memory=MEMORY, file=LISTS, directory=self.path, disk=LISTS, time_s=timeout_s)
+        try:
+            return run(["apt-get", "-q", *args], env=env, inherit=False, ok=(0, 100), bounds=bounds, package="apt")
+        except BoundsError as error:
+            if error.which in ("space", "time"):
+                raise
+            raise TrustError(
+                f"debs: a source serves more than any index of packages is: {error.what}",
+                remedy="Take this source out of debs.sources, or have its publisher look at it.",
+            ) from error
 
     def _keyring(self, source: Path, number: int) -> Path:
         remedy = "Correct signed_by in the definition."

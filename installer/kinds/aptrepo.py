@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import durable
 from engine.process import run
-from installer import openpgp
+from installer import debfile, openpgp
 from installer.lockfile import Artifact
 
 KEY_NAME = "appliance-archive.asc"
@@ -23,7 +23,7 @@ OURS = ("filename:", "size:", "md5sum:", "sha1:", "sha256:", "sha512:")  # said 
 
 def stanza(artifact: Artifact, deb: Path) -> str:
     """A package's paragraph in `Packages`: its own control fields, and name, size and hash from the lock."""
-    control = run(["dpkg-deb", "--field", deb], inherit=False, package="dpkg").stdout
+    control = run(["dpkg-deb", "--field", deb], inherit=False, package="dpkg", bounds=debfile.BOUNDS).stdout
     lines = [line for line in control.splitlines() if line.strip() and not line.lower().startswith(OURS)]
     filename = artifact.path.removeprefix("debs/")
     return "\n".join([*lines, f"Filename: {filename}", f"Size: {artifact.size}", f"SHA256: {artifact.sha256}", ""])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import inputfile
+from engine.bounds import Bounds
 from engine.errors import InputError, TrustError
 from engine.process import run
 from installer import unpack
@@ -24,6 +25,7 @@ SIGNED = ("InRelease", "Release", "Release.gpg")
 WEAK_DIGESTS = frozenset({"1", "2", "3"})  # RFC 9580, 9.5: MD5, SHA-1, RIPEMD-160
 MAX_KEYRING = 16 << 20  # bytes
 MAX_RELEASE = 16 << 20  # bytes
+GPG = Bounds(memory=1 << 30, file=2 * MAX_RELEASE, time_s=300.0)
 MAX_INDEX = 1 << 30  # bytes, decompressed; Debian's main is 57 MB
 MAX_LINE = 1 << 20  # bytes
 
@@ -120,13 +122,14 @@ def verified(keyring: Path, release: Path, signature: Path | None) -> tuple[str,
                 ["gpg", "--homedir", home, "--batch", "--quiet", "--output", binary, "--dearmor", keyring],
                 inherit=False,
                 package="gnupg",
+                bounds=GPG,
             )
         else:
             binary.write_bytes(data)
         base: list[str | Path] = ["gpgv", "--homedir", home, "--status-fd", "1", "--keyring", binary]
         what = [signature, release] if signature else ["--output", text, release]
         # Keys the keyring lacks make gpgv fail although others signed as well; the status lines tell them apart.
-        status = run([*base, *what], ok=(0, 1, 2), inherit=False, package="gpgv").stdout
+        status = run([*base, *what], ok=(0, 1, 2), inherit=False, package="gpgv", bounds=GPG).stdout
         by = signers(status)
         plain = release if signature else text
         if not by or not plain.is_file():

@@ -110,11 +110,11 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
     for artifact in artifacts:
         if debevidence.is_evidence(artifact):
             continue
-        debfile.require_small_control(work.cache.path(artifact.sha256))
+        debfile.require_small_control(work.cache.path(artifact.sha256), artifact.path)
         try:
             told = run(
                 ["dpkg-deb", "--show", "--showformat", "${Package}\n${Version}\n${Architecture}\n",
-                 work.cache.path(artifact.sha256)], inherit=False, package="dpkg",
+                 work.cache.path(artifact.sha256)], inherit=False, package="dpkg", bounds=debfile.BOUNDS,
             ).stdout.splitlines()  # fmt: skip
         except ProcessError as error:
             raise TrustError(

@@ -13,6 +13,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from engine.download import Item
 from engine.errors import InputError, UpstreamError
+from installer import wheelarchive
 from installer.definition import DirectWheel, WheelSet
 from installer.kinds import Work
 
@@ -33,7 +34,7 @@ def bring(work: Work, wheels: WheelSet, folder: Path) -> tuple[Direct, ...]:
 
     Raises:
         InputError: an address does not end in a wheel's name, or a local file is missing.
-        TrustError: the source has other bytes than the definition says.
+        TrustError: the source has other bytes than the definition says, or the wheel is damaged or a bomb.
         UpstreamError: the source does not answer.
     """
     return tuple(_bring(work, wheels.name, direct, folder) for direct in wheels.direct)
@@ -68,6 +69,7 @@ def _bring(work: Work, wheel_set: str, direct: DirectWheel, folder: Path) -> Dir
             )
         size = length
     downloader.fetch(Item(filename, url, direct.sha256, size), "direct wheels")
+    wheelarchive.require_bounded(work.cache.path(direct.sha256), filename)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / filename).symlink_to(work.cache.path(direct.sha256).resolve())
     return Direct(f"{name}=={version}", filename, url, direct.sha256, size)

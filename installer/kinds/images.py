@@ -30,7 +30,7 @@ def resolve(work: Work) -> list[Artifact]:
     found: list[Artifact] = []
     named: dict[str, str] = {}  # manifest: image
     for image in work.definition.images:
-        mine = imagelist.resolve(image, work.network) if image.platforms == "all" else _one(work, image)
+        mine = _resolved(work, image)
         other = named.setdefault(mine[0].sha256, image.name)
         if other != image.name:
             raise InputError(
@@ -38,6 +38,15 @@ def resolve(work: Work) -> list[Artifact]:
             )
         found += mine
     return found
+
+
+def _resolved(work: Work, image: Image) -> list[Artifact]:
+    try:
+        return imagelist.resolve(image, work.network) if image.platforms == "all" else _one(work, image)
+    except InputError as error:  # what is wrong with a document does not know whose it is
+        if error.where or image.name in error.what:
+            raise
+        raise InputError(f"image {image.name}: {error.what}", where=image.source, remedy=error.remedy) from error
 
 
 def _one(work: Work, image: Image) -> list[Artifact]:
@@ -52,8 +61,8 @@ def _pin(work: Work, image: Image) -> tuple[str, bytes]:
     arch = skopeo.ARCH[work.definition.target.arch]
     if not skopeo.is_registry(image.source):
         source = skopeo.absolute(image.source, work.base)
-        with _temporary(work) as directory:
-            return source, skopeo.pull(image, source, arch, Path(directory), work.network)
+        with _temporary(work) as scratch:
+            return source, skopeo.pull(image, source, arch, Path(scratch) / "image", work.network)
     registry = skopeo.Registry.parse(image.source)
     raw = skopeo.manifest(image, registry.at(registry.digest) if registry.digest else image.source, work.network)
     if chosen := oci.choose(raw, arch):
@@ -89,7 +98,7 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
 
 def _fetch(work: Work, image: Image, source: str, wanted: Sequence[Artifact]) -> None:
     with _temporary(work) as name:
-        directory = Path(name)
+        directory = Path(name) / "image"
         work.report.say(f"image {image.name}: copying from {source}")
         raw = skopeo.pull(image, source, skopeo.ARCH[work.definition.target.arch], directory, work.network)
         attestation = any(imagelist.UNREAD in a.notes for a in wanted)

@@ -156,7 +156,7 @@ def as_oci(raw: bytes, *, uncompressed: bool = False, attestation: bool = False)
             f"cannot carry a manifest of type {data.get('mediaType') or 'unknown'}",
             remedy="Push the image again in the OCI format.",
         )
-    layers = [{**_plain(one), "mediaType": _layer_type(one, uncompressed)} for one in _list(data, "layers")]
+    layers = [{**_plain(one), "mediaType": _layer_type(one, uncompressed)} for one in _own_layers(data)]
     config = {**_plain(data.get("config")), "mediaType": OCI_CONFIG}
     return dump({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers})
 
@@ -170,14 +170,39 @@ def contents(raw: bytes, *, attestation: bool = False) -> Contents:
     data = _load(raw)
     if not _is_oci(data, attestation):
         raise InputError("this is not an OCI image manifest", remedy="Lock again.")
+    layers = _own_layers(data)
+    return Contents(_blob(data["config"]), tuple(_blob(one) for one in layers))
+
+
+def require_own_layers(raw: bytes) -> tuple[Blob, ...]:
+    """No layer of a manifest, in OCI's form or Docker's, lies outside of its source: tools would fetch it from the address that it gives.
+
+    Returns:
+        Its config and layers; nothing for a list of manifests.
+
+    Raises:
+        InputError: a layer does, or it is not a manifest.
+    """
+    data = _load(raw)
+    if "manifests" in data and "layers" not in data:
+        return ()
+    config = [_blob(data["config"])] if isinstance(data.get("config"), dict) else []
+    return (*config, *(_blob(layer) for layer in _own_layers(data)))
+
+
+def _own_layers(data: dict[str, Any]) -> list[dict[str, Any]]:
     layers = _list(data, "layers")
     for layer in layers:
-        if layer.get("urls") or "nondistributable" in str(layer.get("mediaType")):
+        if (
+            layer.get("urls")
+            or "nondistributable" in str(layer.get("mediaType"))
+            or ".foreign." in str(layer.get("mediaType"))
+        ):
             raise InputError(
-                "a layer may not be distributed or lies outside the registry",
+                f"a layer may not be distributed or lies outside the registry: {str(layer.get('digest'))[:80]}",
                 remedy="Use an image that holds all of its layers.",
             )
-    return Contents(_blob(data["config"]), tuple(_blob(one) for one in layers))
+    return layers
 
 
 def holds_files(raw: bytes) -> bool:

@@ -29,7 +29,7 @@ def last(artifacts: Sequence[Artifact], cache: Blobs) -> tuple[Artifact, ...]:
     by_name = {canonicalize_name(a.name): a for a in artifacts}
     files = []
     for name, artifact in by_name.items():
-        with wheelarchive.opened(cache.path(artifact.sha256)) as archive:
+        with wheelarchive.opened(cache.path(artifact.sha256), artifact.path) as archive:
             files.append((name, [*wheelfiles.installed(archive), *wheelfiles.beside(archive)]))
     return tuple(by_name[canonicalize_name(name)] for name in wheelfiles.last(files))
 
@@ -84,7 +84,7 @@ def noted(work: Work, wheels: WheelSet, artifacts: list[Artifact]) -> list[Artif
     work.downloader().fetch_all(items(artifacts), task="wheels")
     files = {}
     for artifact in artifacts:
-        with wheelarchive.opened(work.cache.path(artifact.sha256)) as archive:
+        with wheelarchive.opened(work.cache.path(artifact.sha256), artifact.path) as archive:
             files[artifact.path] = wheelfiles.installed(archive)
     require(wheels, f"wheels/{wheels.name}", artifacts, files)
     found = wheelfiles.collisions((a.path, files[a.path]) for a in _in_order(artifacts))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.blobs import hash_file
+from engine.bounds import Bounds
 from engine.errors import TrustError
 from engine.process import run
 from installer import product
@@ -106,8 +107,9 @@ def _wheels(work: Work, scratch: Path) -> dict[str, Path]:
         command = [uvresolve.uv_binary(), "build", "--wheel", "--quiet", "--no-build-isolation", "--python", sys.executable, "--offline", "--no-config"]  # fmt: skip
         run(
             [*command, "--out-dir", scratch / name, scratch / "tree" / below],
-            env={"SOURCE_DATE_EPOCH": str(epoch)},
+            env={"SOURCE_DATE_EPOCH": str(epoch), "UV_CACHE_DIR": str(scratch / "cache")},
             inherit=False,
+            bounds=Bounds(memory=4 << 30, directory=scratch, disk=4 << 30, time_s=900.0),
         )
     return {name: next((scratch / name).glob("*.whl")) for name in WHEELS}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import tree
+from engine.bounds import Bounds
 from engine.errors import ResourceError, TrustError
 from engine.process import ProcessError, run
 from engine.report import Report, printable
@@ -24,6 +25,7 @@ NAMED = 5  # files that are named on the screen
 # The checkout's own configuration and hooks have no say, and neither have those of the user or the system: the same tree gives the same
 # list for everyone. `safe.directory`, because the code that runs here comes from this tree already, whoever owns it.
 SETTINGS = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.quotePath=false")
+GIT = Bounds(memory=2 << 30, time_s=300.0)
 ENVIRONMENT = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_OPTIONAL_LOCKS": "0"}
 PLAIN = {"100644": 0o644, "100755": 0o755}  # git's modes of plain files, and the mode that a copy gets
 
@@ -147,4 +149,6 @@ def _listed(checkout: Path, *words: str) -> list[str]:
 
 def _git(checkout: Path, *words: str) -> str:
     options = [o for s in (f"safe.directory={checkout.resolve()}", *SETTINGS) for o in ("-c", s)]
-    return run(["git", *options, "-C", checkout, *words], env=ENVIRONMENT, inherit=False, package="git").stdout
+    return run(
+        ["git", *options, "-C", checkout, *words], env=ENVIRONMENT, inherit=False, package="git", bounds=GIT
+    ).stdout

@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
 from engine.addresses import public
-from engine.errors import ApplianceError, InputError, ResourceError, UpstreamError
+from engine.bounds import Bounds, BoundsError
+from engine.errors import ApplianceError, InputError, ResourceError, TrustError, UpstreamError
 from engine.process import ProcessError, run
+from installer import medium, wheelarchive
 from installer.definition import Target, WheelSet
 from installer.kinds import Pinning
 from installer.kinds.directwheels import Direct
@@ -37,6 +39,23 @@ OS_PYTHON = {"debian-12": "3.11.2", "debian-13": "3.13.5", "ubuntu-22.04": "3.10
 UV_NEWEST_MINOR = 40  # uv 0.13.8 knows no newer platform; a newer glibc loads what is built for this one
 # How uv begins when a source failed it, as opposed to when the requirements did; with or without "Request failed after 3 retries".
 NOT_FETCHED = re.compile(r"Failed to (?:fetch|read `--find-links` URL): `?(\S+?)`?$", re.MULTILINE)
+# What uv may use. It reads pages and METADATA as a whole, and unpacks wheels of indexes that cannot send a part of one.
+MEMORY, DISK, LONGEST_FILE, TIME_S = 4 << 30, 32 << 30, 16 << 30, 3600.0
+# How uv says that a wheel is not one, as opposed to requirements that do not fit each other: name, version, reason.
+UNUSABLE = re.compile(
+    r"(?:The structure of|Metadata for) `([\w.-]+)` \(v?([^)]+)\) (?:was invalid|could not be parsed):\s*\n\s*(.+)"
+)
+NOT_A_WHEEL = re.compile(
+    r"Failed to download `([\w.-]+)==([^`]+)`\s*\n\s*cause: (?:Failed to extract archive: \S+\s*\n\s*cause: )?"
+    r"(.*(?:wheel is invalid|[Zz]ip|[Aa]rchive|[Mm]etadata|METADATA|RECORD).*)"
+)
+OTHER_INSIDE = re.compile(
+    r"Package metadata (?:name|version) `(?P<inside>[^`]+)` does not match given (?:name|version) `(?P<given>[^`]+)`|"
+    r"metadata for the wrong package: expected \D*?metadata for (?P<asked>\S+), got \D*?metadata for (?P<found>\S+)"
+)
+LOGGED = re.compile(r"^(?:TRACE|DEBUG|INFO|WARN|warning:) .*\n?", re.MULTILINE)
+READING = re.compile(r"^DEBUG Sending fresh GET request for: (\S+\.whl)$", re.MULTILINE)
+SHOWN = 3  # wheels that a message names
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -111,6 +130,7 @@ def resolve(
     python: str = "",
     *,
     network: Network | None = None,
+    room: Path | None = None,
 ) -> list[Found]:
     """All wheels of the set for the target, pinned with hashes. ``direct`` wheels lie in ``beside`` and join the set.
 
@@ -121,13 +141,15 @@ def resolve(
 
     Args:
         python: patch release that markers are judged for; the distribution's when empty.
+        room: a directory with room for what uv may unpack; its cache is made there and removed.
 
     Raises:
         InputError: no solution, or a distribution has no wheel for the target.
+        TrustError: a wheel is damaged, or unpacks to more than any honest one.
         UpstreamError: an index or another source does not answer.
     """
     net, local = network or Network(), (str(beside),) if direct and beside else ()
-    with tempfile.TemporaryDirectory(prefix="appliance-lock-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="appliance-lock-", dir=_roomy(room)) as scratch:
         here = Path(scratch)
         (here / "in.txt").write_text("\n".join([*wheels.requirements, *(d.requirement for d in direct)]) + "\n")
         constraints = [*wheels.constraints, *(pins.constraints if pins and pinning == "obey" else ())]
@@ -136,7 +158,7 @@ def resolve(
             (here / "pylock.toml").write_text(_preferred(pins))
         (here / "overrides.txt").write_text("".join(f"{name}; sys_platform == 'never'\n" for name in wheels.exclude))
         argv: list[str | Path] = [
-            uv_binary(), "pip", "compile", "--quiet", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
+            uv_binary(), "pip", "compile", "--verbose", "--no-config", "--no-header", "--format", "pylock.toml", "--generate-hashes",
             # Nothing is built, so any interpreter will do; without these uv would fetch one of the target's version, unverified.
             "--no-python-downloads", "--python", sys.executable,
             "--only-binary", ":all:", "--python-version", python or python_release(target),
@@ -144,10 +166,14 @@ def resolve(
             "--constraints", here / "constraints.txt", "--overrides", here / "overrides.txt",
             *_flags(wheels, config), "--output-file", here / "pylock.toml", here / "in.txt",
         ]  # fmt: skip
+        env = {**_environment(wheels, config, net, local), "UV_CACHE_DIR": str(here / "cache"), "NO_COLOR": "1"}
+        bounds = Bounds(memory=MEMORY, file=LONGEST_FILE, directory=here, disk=DISK, time_s=TIME_S)
         try:
-            run(argv, cwd=here, env=_environment(wheels, config, net, local), inherit=False)
+            run(argv, cwd=here, env=env, inherit=False, bounds=bounds)
         except ProcessError as error:
             raise _refused(wheels, config, pins, net.hide(error.stderr.strip())) from error
+        except BoundsError as error:
+            raise _beyond(wheels, config, error) from error
         lock = tomllib.loads((here / "pylock.toml").read_text())
     order = {tag: i for i, tag in enumerate(tags(target))}
     found = [chosen(package, order, wheels.name, pins) for package in lock.get("packages", [])]
@@ -155,8 +181,57 @@ def resolve(
     return [replace(f, url=d.url, sha256=d.sha256, size=d.size) if (d := by_name.get(f.filename)) else f for f in found]
 
 
+def _roomy(room: Path | None) -> Path | None:
+    """``room`` where it keeps links, which uv's cache has; otherwise where temporary files go."""
+    if room is None:
+        return None
+    room.mkdir(parents=True, exist_ok=True)
+    return room if medium.ask(room).symlinks else None
+
+
+def _beyond(wheels: WheelSet, config: PipConfig, error: BoundsError) -> ApplianceError:
+    """uv needed more than it may: the wheel that made it, as far as that can be told."""
+    if error.which == "space":
+        return error
+    for folder in _local(sources(wheels, config)[1]):
+        for wheel in sorted(folder.glob("*.whl")):
+            wheelarchive.require_bounded(wheel)
+    read = [unquote(urlsplit(url).path).rsplit("/", 1)[-1] for url in READING.findall(error.stderr)]
+    named = ", ".join(list(dict.fromkeys(reversed(read)))[:SHOWN])
+    return TrustError(
+        f"wheels: {wheels.name}: what a source serves is larger than any honest wheel or page of an index: {error.what}"
+        + (f"; read last: {named}" if named else ""),
+        remedy="Do not use these wheels: pin other versions, or take them from another source.",
+    )
+
+
+def _local(links: Iterable[str]) -> list[Path]:
+    """Those find-links that are directories of this machine."""
+    paths = [Path(unquote(urlsplit(link).path) if link.startswith("file:") else link) for link in links]
+    return [p for p in paths if p.is_dir()]
+
+
+def _unusable(wheels: WheelSet, said: str) -> TrustError | None:
+    """A wheel that is damaged or another one inside; None when uv says nothing of that kind."""
+    remedy = "Do not use this wheel: get it again from a sound source, or pin another version."
+    if other := OTHER_INSIDE.search(said):
+        given, inside = other["given"] or other["asked"], other["inside"] or other["found"]
+        return TrustError(f"wheels: {wheels.name}: the wheel of {given} calls itself {inside} inside", remedy=remedy)
+    if bad := UNUSABLE.search(said) or NOT_A_WHEEL.search(said):
+        name, version, reason = bad.groups()
+        chosen = re.search(rf"Selecting: {re.escape(name)}=={re.escape(version)} .*\((\S+\.whl)\)", said)
+        file = chosen[1] if chosen else f"{name} {version}"
+        return TrustError(
+            f"wheels: {wheels.name}: {file} is not a wheel that can be read: {reason}", where=file, remedy=remedy
+        )
+    return None
+
+
 def _refused(wheels: WheelSet, config: PipConfig, pins: Pins | None, said: str) -> ApplianceError:
-    """What uv ended with, told by what is to be mended: a source that does not answer, or the requirements."""
+    """What uv ended with, told by what is to be corrected: a source that does not answer, a wheel, or the requirements."""
+    if unusable := _unusable(wheels, said):
+        return unusable
+    said = LOGGED.sub("", said).strip()
     if failed := NOT_FETCHED.search(said):
         asked = public(failed[1])
         indexes = [public(i) for i in sources(wheels, config)[0]]
@@ -207,7 +282,6 @@ def _environment(wheels: WheelSet, config: PipConfig, network: Network, local: t
     first = indexes[: len(indexes) - len(last)]
     links = [network.with_login(link) for link in (*find_links, *local)]
     return {
-        **children.kept(children.UV_KEPT),
         **children.network(network),
         **({"UV_INDEX": " ".join(network.with_login(i) for i in first)} if first else {}),
         **({"UV_DEFAULT_INDEX": network.with_login(last[0])} if last else {}),

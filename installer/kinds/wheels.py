@@ -56,7 +56,16 @@ def resolve_set(
     with tempfile.TemporaryDirectory(prefix="appliance-direct-") as scratch:
         direct = directwheels.bring(work, wheels, Path(scratch))
         found = uvresolve.resolve(
-            wheels, target, config, direct, Path(scratch), pins, work.pinning, python, network=work.network
+            wheels,
+            target,
+            config,
+            direct,
+            Path(scratch),
+            pins,
+            work.pinning,
+            python,
+            network=work.network,
+            room=work.cache.root,
         )
     if pins is not None:
         pinning.require(pins, found, wheels.name, complete=work.pinning == "obey")
@@ -97,17 +106,17 @@ def _metadata(work: Work, downloader: Downloader, found: Found) -> tuple[int, by
         return path.stat().st_size, metadata_of(path)
     if work.cache.path(found.sha256).exists():
         path = work.cache.path(found.sha256)
-        return path.stat().st_size, metadata_of(path)
+        return path.stat().st_size, metadata_of(path, found.filename)
     size = found.size or _length(downloader, found.url)
     if lockable(found.url) != found.url.partition("#")[0]:
         # A link that holds its own permission: the lock cannot name it, so what it opens is brought into the cache now.
         downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels behind signed links")
-        return size, metadata_of(work.cache.path(found.sha256))
+        return size, metadata_of(work.cache.path(found.sha256), found.filename)
     try:
         return size, downloader.read(found.url + ".metadata", MAX_METADATA)  # PEP 658
     except UpstreamError:
         downloader.fetch(Item(found.filename, found.url, found.sha256, size), "wheels without metadata")
-        return size, metadata_of(work.cache.path(found.sha256))
+        return size, metadata_of(work.cache.path(found.sha256), found.filename)
 
 
 def _length(downloader: Downloader, url: str) -> int:
@@ -121,13 +130,16 @@ def _length(downloader: Downloader, url: str) -> int:
     return length
 
 
-def metadata_of(wheel: Path) -> bytes:
+def metadata_of(wheel: Path, name: str = "") -> bytes:
     """The METADATA file of a wheel; empty when there is none.
+
+    Args:
+        name: what to call the wheel in a refusal; in a store its file is named by its hash.
 
     Raises:
         TrustError: not a zip archive, or a damaged one.
     """
-    with wheelarchive.opened(wheel) as archive:
+    with wheelarchive.opened(wheel, name) as archive:
         return _metadata_in(archive)
 
 
@@ -155,10 +167,10 @@ def fetch(work: Work, artifacts: Sequence[Artifact]) -> None:
 
 
 def check(work: Work, artifacts: Sequence[Artifact]) -> None:
-    """Only wheels, each says what its name says, and no two of a set overwrite each other's files.
+    """Only wheels, none unpacks to more than an honest one, each says what its name says, and no two of a set overwrite each other's files.
 
     Raises:
-        TrustError: a file is not the wheel it is called.
+        TrustError: a file is not the wheel it is called, or a bomb.
         InputError: two wheels of a set install the same file with different content, and nothing waives it.
     """
     files: dict[str, list[wheelfiles.Entry]] = {}
@@ -167,7 +179,9 @@ def check(work: Work, artifacts: Sequence[Artifact]) -> None:
         filename = artifact.path.rsplit("/", 1)[-1]
         try:
             name, version, _, _ = parse_wheel_filename(filename)
-            with wheelarchive.opened(work.cache.path(artifact.sha256)) as archive:  # once: the list is long to read
+            # Once: the list is long to read.
+            with wheelarchive.opened(work.cache.path(artifact.sha256), artifact.path) as archive:
+                wheelarchive.require_bounded_archive(archive, artifact.size, artifact.path)
                 metadata, files[artifact.path] = _metadata_in(archive), wheelfiles.installed(archive)
             inside = email.parser.BytesHeaderParser().parsebytes(metadata)
         except (InvalidWheelFilename, ValueError) as error:

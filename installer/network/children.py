@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from installer.network.host import Network
 
-# Where uv keeps its cache is the caller's to say; it decides nothing about what is locked.
-UV_KEPT = ("UV_CACHE_DIR",)
 # The files that skopeo takes logins from (containers-auth.json(5)).
 SKOPEO_KEPT = ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG")
 

@@ -14,6 +14,7 @@ from engine.errors import InputError
 from installer.definition import Definition, WheelSet
 from installer.lab.plan import release_of
 from installer.site.inventory import Host, Inventory
+from installer.site.services import hosts_of
 from installer.site.settings import Control, Service, Site
 
 NODE = "node-1"
@@ -143,6 +144,9 @@ def moved(shape: Shape, addresses: Mapping[str, str], control: str) -> Shape:
     hosts = tuple(replace(h, address=addresses[h.name], zone_addresses={}) for h in shape.hosts)
     for flow in site["egress"]:
         flow["zone"] = ""  # the lab is one network
+    for told, service in zip(site["services"], shape.site.services, strict=True):
+        if service.nodes:  # groups of the operator's own are not written into the lab's inventory
+            told["nodes"] = [h.name for h in hosts_of(service, shape.hosts)]
     site = translated(site, new)
     site["control"]["address"] = control  # also where the inventory's control host is one of its nodes
     return replace(

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.blobs import Blobs, hash_file
+from engine.bounds import Bounds, BoundsError, used
 from engine.copying import copy_target
 from engine.errors import TrustError
 from engine.process import ProcessError, run
 from engine.report import Report
+from installer import unpack
 from installer.definition import Definition
 from installer.evidence import contents
 from installer.runtime import tree
 from installer.runtime.recipe import Recipe, recipes
+
+MEMORY, TIME_S = 4 << 30, 3600.0  # of unsquashfs: bytes, seconds
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,20 @@ def audit(recipe: Recipe, image: Path, cache: Blobs, scratch: Path) -> Audit:
     with tempfile.TemporaryDirectory(prefix="audit-", dir=scratch) as place:
         ours, theirs = Path(place) / "made", Path(place) / "image"
         ours.mkdir()
+        expected = tree.build(recipe, cache, ours)
+        room = used(ours) + unpack.FLOOR  # an image that holds much more cannot be the same files
+        bounds = Bounds(memory=MEMORY, file=room, directory=Path(place), disk=2 * room, time_s=TIME_S)
         try:
             run(
                 ["unsquashfs", "-no-progress", "-quiet", "-dest", theirs, image],
                 inherit=False,
                 package="squashfs-tools",
+                bounds=bounds,
             )
-        except ProcessError as error:
-            raise TrustError(
-                f"not a readable image: {error.stderr[-300:]}", where=str(image), remedy="Do not use it."
-            ) from error
-        files, differences = compare(tree.build(recipe, cache, ours), theirs)
+        except (ProcessError, BoundsError) as error:
+            said = error.stderr[-300:] if isinstance(error, ProcessError) else error.what
+            raise TrustError(f"not a readable image: {said}", where=str(image), remedy="Do not use it.") from error
+        files, differences = compare(expected, theirs)
         return Audit(recipe.name, files, image.stat().st_size, differences)
 
 

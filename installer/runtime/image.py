@@ -14,7 +14,7 @@ from engine import durable
 from engine.blobs import Blobs
 from engine.errors import ApplianceError, ResourceError
 from engine.process import run
-from installer import medium
+from installer import medium, sandbox
 from installer.kinds import Work
 from installer.runtime import tree
 from installer.runtime.recipe import DIRECTORY, EPOCH, Recipe
@@ -46,6 +46,10 @@ def write(recipes: Sequence[Recipe], work: Work, content: Path) -> tuple[Made, .
         ResourceError: a tool is missing, or the target's interpreter does not run here.
     """
     made = []
+    if any(recipe.packages for recipe in recipes) and (way := sandbox.best()) != "namespaces":
+        work.report.say(
+            f"runtime: packages are unpacked and their interpreter runs {sandbox.WORDS[way]} (docs/runtime.md)"
+        )
     for recipe in recipes:
         task = f"runtime {recipe.name}"
         work.report.begin(task)

@@ -45,7 +45,10 @@ class Aim:
             return "no file differs"
         shown = ", ".join(self.to.differs[:SHOWN])
         more = len(self.to.differs) - SHOWN
-        return f"{len(self.to.differs)} files differ: {shown}" + (f" and {more} more" if more > 0 else "")
+        count = len(self.to.differs)
+        return f"{count} file{'' if count == 1 else 's'} differ{'s' if count == 1 else ''}: {shown}" + (
+            f" and {more} more" if more > 0 else ""
+        )
 
 
 def aim(told: Mapping[str, Any], to: str) -> Aim:

@@ -24,7 +24,7 @@ from engine.daytwo.redact import redacted
 from engine.errors import ApplianceError, InputError
 from engine.process import run
 from engine.report import Report
-from installer.site import errand, needs, records
+from installer.site import errand, needs, records, services
 from installer.site.errand import Reply, Send
 from installer.site.inventory import Host, Inventory
 from installer.site.status import Places
@@ -135,8 +135,8 @@ def _files(reply: Reply) -> dict[str, str]:
 
 def _question(host: Host, inventory: Inventory) -> dict[str, Any]:
     asked = needs.question(host, needs.Release(None, None), inventory, word="", listening=False, outside=())
-    services = {s.name: s.served_name for s in inventory.site.services} if "gpu" in host.groups else {}
-    return {"services": services, "preflight": asdict(replace(asked, outside_names=(), disk=""))}
+    served = {r.name: r.service.served_name for r in services.replicas(inventory.site, host)}
+    return {"services": served, "preflight": asdict(replace(asked, outside_names=(), disk=""))}
 
 
 def _versions() -> dict[str, str]:

@@ -61,3 +61,5 @@ def _missing(inventory: Inventory, release: str, targets: Mapping[str, Target]) 
             yield f"the service {service.name} serves {service.model}, and {release} holds no such model (it holds: {there})"
         elif not whole(files):
             yield f"the service {service.name} serves {service.model}, of which {release} holds no {CONFIGURATION} or no *{WEIGHTS}"
+        elif service.chat_template and service.chat_template not in files:
+            yield f"the service {service.name} wants the chat template {service.chat_template}, which {release} does not hold for {service.model}"

@@ -18,7 +18,7 @@ from engine.report import Report
 from engine.trust import Target
 from installer import __version__
 from installer.depot import Depot, targets_of
-from installer.site import chain, controlpki, gate, holds, piecelists, prove, skew, unchanged, waysout
+from installer.site import chain, controlpki, gate, holds, piecelists, prove, sharing, skew, unchanged, waysout
 from installer.site import release as releases
 from installer.site.events import Failure, Listener, Tracker
 from installer.site.inventory import Host, Inventory
@@ -117,6 +117,7 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         with _timed(outcome, "import"):
             release = stack.enter_context(_release(request, outcome, report))
         holds.demand(request.inventory, release.name, targets_of(release.view))
+        sharing.demand(request.inventory, release.view)
         outcome.preflight_skipped = request.skip_preflight
         _nodes(request, outcome, release, run_dir, report, listener)
         went_back = bool(outcome.rollout and outcome.rollout.restored)
@@ -168,6 +169,7 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
     with exclusive(request.runs), _release(request, outcome, report) as release:
         targets = targets_of(release.view)
         holds.demand(request.inventory, release.name, targets)
+        sharing.demand(request.inventory, release.view)
         age = _age(request, release, [h for h in request.inventory.nodes if h.name in nodes])
         tracker = Tracker(list(nodes), listener, skew.of_release(release.view), request.inventory.conceal)
         books = Playbooks(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import InputError
+from engine.nvml import MAX_GPUS
 from engine.rules import networks
 from installer import yamlfile
 from installer.site import ansiblelist, concealing, vllmflags, zones
@@ -32,13 +33,22 @@ SECRET = ("baseline", "admins", "*", "password")  # the one place of the site th
 
 @dataclass(frozen=True)
 class Host:
-    """A node as the inventory describes it. ``rack`` is where it stands, its variable ``appliance_rack``."""
+    """A node as the inventory describes it.
+
+    Attributes:
+        groups: those of GROUPS that it is in.
+        rack: where it stands, its variable ``appliance_rack``.
+        member_of: every group of the inventory that it is in, the operator's own among them.
+        gpus: how many GPUs it has, its variable ``appliance_gpus``; None where the inventory does not say.
+    """
 
     name: str
     address: str
     groups: tuple[str, ...]
     rack: str = ""
     zone_addresses: Mapping[str, str] = field(default_factory=dict)
+    member_of: tuple[str, ...] = ()
+    gpus: int | None = None
 
     @property
     def place(self) -> zones.Place:
@@ -225,7 +235,17 @@ def _hosts(path: Path, listing: ansiblelist.Listing) -> tuple[Host, ...]:
                 remedy="Write ZONE: ADDRESS below it.",
             )
         zone_addresses = {str(zone): networks.canonical(str(value)) for zone, value in named.items()}
-        hosts.append(Host(name, address, tuple(groups), str(told.get("appliance_rack", "")), zone_addresses))
+        gpus = told.get("appliance_gpus")
+        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or not 0 <= gpus <= MAX_GPUS):
+            raise InputError(
+                f"{name}: appliance_gpus is {gpus!r}",
+                where=listing.hosts[name].lines.get("appliance_gpus") or where,
+                remedy=f"Write how many GPUs the node has, a number from 0 to {MAX_GPUS}, or leave it out.",
+            )
+        member_of = tuple(sorted(g for g, members in listing.groups.items() if name in members))
+        hosts.append(
+            Host(name, address, tuple(groups), str(told.get("appliance_rack", "")), zone_addresses, member_of, gpus)
+        )
     return tuple(hosts)
 
 

@@ -21,7 +21,7 @@ from installer.compat.check import gather
 from installer.definition import Definition
 from installer.evidence.contents import Contents
 from installer.runtime.recipe import WHEELS
-from installer.site import chain
+from installer.site import chain, services
 from installer.site.inventory import Host, Inventory
 from installer.site.settings import Site
 from installer.site.variables import runtime_image
@@ -121,17 +121,18 @@ def expectation(host: Host, wanted: Release, inventory: Inventory, facts: Facts,
     """What this host should be; how much is still to come depends on what it has."""
     definition, site = wanted.definition, inventory.site
     target = definition.target if definition else None
-    on_gpu = [s for s in site.services if "gpu" in host.groups]
+    here = services.replicas(site, host)
     return Expectation(
         os=target.os if target else "",
         machine=target.arch if target else "",
         python=target.python if target else "",
         kernel=_kernel(wanted, site) if "gpu" in host.groups or site.gpu_driver is None else "",
-        vector=any("nvidia" not in s.devices for s in on_gpu),
+        vector=any("nvidia" not in r.service.devices for r in here),
         gpu=_gpu(host, wanted, inventory, today),
         spaces=_spaces(host, wanted, inventory, facts) if wanted.contents else (),
         ports=_ports(host, inventory),
-        memory_bytes=sum(bytes_of(s.memory_max) for s in on_gpu),
+        asks=tuple(services.ask(r) for r in here),
+        memory_bytes=sum(bytes_of(r.service.memory_max) for r in here),
         depot=with_port(site.control.address, site.control.port),
         dhcp=tuple(
             d for flow in site.egress if flow.protocol == "udp" and DHCP_PORT in flow.ports for d in flow.destinations
@@ -157,7 +158,9 @@ def _gpu(host: Host, wanted: Release, inventory: Inventory, today: date) -> GpuN
     """GPUs are needed where services open them, or where the definition names them for this kind of node."""
     definition = wanted.definition
     named = definition.target.gpu if definition else None
-    if "gpu" not in host.groups or not (named or any("nvidia" in s.devices for s in inventory.site.services)):
+    if "gpu" not in host.groups or not (
+        named or any("nvidia" in s.devices for s in services.services(inventory.site, host))
+    ):
         return None
     cuda_version: tuple[int, ...] = ()
     if definition and wanted.contents:

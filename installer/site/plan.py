@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from engine.trust import Target
+from installer.site.placed import Placed
 
 SCHEMA = 1
 # Files whose text people review. Of any other only that it changes: configurations may hold what is not for a change record.
@@ -48,6 +49,7 @@ class NodePlan:
         tasks: what would report a change, `role: task`.
         fetch_bytes: content that would travel to it.
         leaves: services that it takes out of service while it changes.
+        services: replicas that it runs afterwards, and with what.
     """
 
     node: str
@@ -57,6 +59,7 @@ class NodePlan:
     fetch_bytes: int = 0
     leaves: tuple[str, ...] = ()
     reboot: bool = False
+    services: tuple[Placed, ...] = ()
     blind: bool = False  # nothing is installed yet, so the dry run sees only the first steps
 
     @property

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from engine import verify
 from engine.errors import ApplianceError, NodeError
+from engine.placement.record import FILE
 from engine.report import Report
 from engine.trust import Target
 from installer.depot import targets_of
-from installer.site import gate, holds, unchanged
+from installer.site import gate, holds, placed, unchanged
 from installer.site import release as releases
 from installer.site.events import Listener, NodeState
 from installer.site.install import Request, dry_run
@@ -100,11 +101,13 @@ def estimate(runs: Path, made: Plan) -> float | None:
 def _node(inventory: Inventory, now: NodeNow, release: str, state: NodeState) -> NodePlan:
     kept = {path: texts for path, texts in sorted(state.diffs.items()) if path.startswith(LASTING)}
     files = tuple(file_change(path, before, after) for path, (before, after) in kept.items())
+    host = next(h for h in inventory.nodes if h.name == now.node)
+    written = state.diffs.get(str(FILE), ("", ""))[1]
     upgrading = now.generation > 0 and now.release != release
     return NodePlan(
         now.node, now.release, tuple(state.changes), files, state.fetch_bytes,
         tuple(sorted(services(inventory, now.node))) if upgrading else (),
-        any("eboot" in task for task in state.changes), not now.release,
+        any("eboot" in task for task in state.changes), placed.of_node(inventory.site, host, written), not now.release,
     )  # fmt: skip
 
 

@@ -85,6 +85,7 @@ def errand_modules() -> dict[str, Path]:
         "strictjson",
     )
     mine = [*(base / f"{n}.py" for n in names), *sorted((base / "daytwo").glob("*.py"))]
+    mine += [base / "placement" / f"{n}.py" for n in ("__init__", "model", "record")]
     mine += [base / "generation" / f"{n}.py" for n in ("__init__", "states", "store", "tree")]
     return {**modules(), **{f"engine/{p.relative_to(base)}": p for p in mine}}
 

@@ -52,7 +52,7 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path, view: 
         return [
             _prove(
                 gateway.name,
-                f"https://{with_port(inventory.address(gateway, 'gateway'), inventory.site.gateway.port)}",
+                f"https://{with_port(inventory.address(gateway, 'gateway'), inventory.site.gateway.port)}{below(inventory, service)}",
                 service,
                 client,
                 _chats(view, service),
@@ -60,6 +60,11 @@ def all_services(inventory: Inventory, ca_dir: Path, ca_passphrase: Path, view: 
             for gateway in inventory.in_group("gateway")
             for service in inventory.site.services
         ]
+
+
+def below(inventory: Inventory, service: Service) -> str:
+    """Where the paths of a service begin: below its own name; a site with one service has it below /v1 alone, as older releases do."""
+    return f"/{service.name}" if len(inventory.site.services) > 1 else ""
 
 
 def _chats(view: Path | None, service: Service) -> bool | None:
@@ -98,7 +103,7 @@ def ask(url: str, endpoint: str, model: str, context: ssl.SSLContext) -> str:
     """One short answer of a model; returns its text.
 
     Args:
-        url: https://HOST:PORT of the gateway.
+        url: https://HOST:PORT of the gateway, and where the paths of the service begin.
         endpoint: ``chat.CHAT`` or ``chat.COMPLETIONS``.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.report import Report
 from installer.site import rolling
+from installer.site import services as on_node
 from installer.site.events import Tracker
 from installer.site.inventory import Host, Inventory
 from installer.site.ledger import Ledger
@@ -144,7 +145,7 @@ def roll(
 def services(inventory: Inventory, node: str) -> frozenset[str]:
     """What a node takes out of service with itself. The edge that clients reach is a service, too."""
     host = next(h for h in inventory.nodes if h.name == node)
-    served = {s.name for s in inventory.site.services} if "gpu" in host.groups else set()
+    served = {s.name for s in on_node.services(inventory.site, host)}
     return frozenset(served | ({"gateway"} if "gateway" in host.groups and inventory.site.services else set()))
 
 

@@ -284,23 +284,78 @@ class ModelStore(_Strict):
         return self
 
 
+Index = Annotated[int, Field(ge=0, le=63)]
+Parser = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
 class Service(_Strict):
     """One served model."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="Name of the unit.")]
     model: Name = Field(description="Model of the definition.")
     served_name: str = Field(description="Name that clients ask for.")
+    default: bool = Field(
+        False, description="Whether it answers below /v1; the first service does when none says so (docs/services.md)."
+    )
+    nodes: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = Field(
+        (), description="Nodes, or groups of the inventory, that run it; all of the group gpu when left out."
+    )
+    replicas: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Copies of it on each of its nodes.")
+    gpus: Annotated[int, Field(ge=1, le=64)] | Annotated[tuple[Index, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="How many GPUs each replica has for itself, or a list of which, as `nvidia-smi -L` lists them. "
+        "A service with devices: [nvidia] and without gpus has all of its node.",
+    )
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="How many CPUs each replica has for itself; all of the node when left out."
+    )
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="GPUs that share every layer; all of gpus when left out."
+    )
+    pipeline_parallel: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Groups of GPUs that have some of the layers each; 1 when left out."
+    )
+    quantization: Parser | None = Field(
+        None, description="How the weights are quantised, where the model's config.json does not say it."
+    )
+    tool_call_parser: Parser | None = Field(
+        None, description="vLLM's parser of the model's tool calls; without one the model calls no tools."
+    )
+    reasoning_parser: Parser | None = Field(None, description="vLLM's parser of the model's reasoning.")
+    chat_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]{0,200}$")] | None = Field(
+        None, description="File of the model's folder with a chat template to use instead of the model's own."
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="vLLM flags without dashes.")
     environment: dict[str, str] = Field(
         default_factory=dict,
         description="Environment variables of the service; values are text, so numbers need quotes.",
     )
-    memory_max: str = Field("", description="systemd MemoryMax, for example 64G.")
-    devices: tuple[Literal["nvidia"], ...] = Field((), description="Device classes the service may open.")
+    memory_max: str = Field("", description="systemd MemoryMax of each replica, for example 64G.")
+    devices: tuple[Literal["nvidia"], ...] = Field(
+        (), description="Device classes the service may open; gpus and mig need nvidia, which gpus adds."
+    )
     mig: Slice | None = Field(None, description="The slice it runs on, where mig.layout divides GPUs.")
     start_timeout_s: Annotated[int, Field(ge=10)] = Field(
         900, description="Seconds that the model may take to load before its start counts as failed."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gpus_are_devices(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("gpus") and "devices" not in given:
+            return {**given, "devices": ["nvidia"]}
+        return given
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs that each replica has for itself; 0 where it does not say."""
+        return len(self.gpus) if isinstance(self.gpus, tuple) else self.gpus or 0
+
+    @property
+    def parallel(self) -> tuple[int, int]:
+        """Tensor and pipeline parallel size, as its keys say or follow from ``gpus``; what ``args`` say is not looked at."""
+        pipeline = self.pipeline_parallel or 1
+        return self.tensor_parallel or max(1, self.n_gpus // pipeline), pipeline
 
 
 class ContainerPort(_Strict):
@@ -439,6 +494,4 @@ class Site(_Strict):
     model_store: ModelStore | None = Field(
         None, description="Place and health of the content; left out, neither is managed."
     )
-    services: Annotated[tuple[Service, ...], Field(max_length=1)] = Field(
-        (), description="Served models; one until the policy gateway can route by model."
-    )
+    services: Annotated[tuple[Service, ...], Field(max_length=64)] = Field((), description="Served models.")

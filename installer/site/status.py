@@ -13,7 +13,7 @@ from cryptography import x509
 from engine.errors import ApplianceError
 from engine.preflight.expectation import Finding
 from engine.report import printable
-from installer.site import errand, records, skew
+from installer.site import errand, placed, records, services, skew
 from installer.site.errand import Reply, Send
 from installer.site.inventory import Host, Inventory
 from installer.trust import envelope
@@ -81,10 +81,9 @@ def status(
 ) -> Status:
     """Ask and judge. One round trip a node, all at once."""
     at, ask = now or datetime.now(UTC), send or _send
-    served = {s.name: s.served_name for s in inventory.site.services}
 
     def one(host: Host) -> Reply:
-        question = {"services": served if "gpu" in host.groups else {}}
+        question = {"services": {r.name: r.service.served_name for r in services.replicas(inventory.site, host)}}
         return ask(host, errand.connection(inventory, host), "look", question)
 
     hosts = errand.nodes(inventory, limit)
@@ -137,6 +136,8 @@ def _judge(
         found.append(
             Finding("engine", "warn", skewed, "It serves all the same; see docs/operations.md, *A newer installer*.")
         )
+    for place in facts.get("placement") or []:  # engines of before say none; what cannot be shown is no answer
+        placed.line(place)
     units = {u["name"]: u for u in facts["units"] or []}
     for name in expected_units(host, inventory):
         state = units.get(name, {}).get("active", "not there")
@@ -226,10 +227,9 @@ def _machine(facts: Mapping[str, Any], now: datetime) -> list[Finding]:
 
 def expected_units(host: Host, inventory: Inventory) -> list[str]:
     """Units that the site's roles start on this node."""
-    services = inventory.site.services
     names = ["appliance-firewall.service"]
-    names += [f"appliance-vllm@{s.name}.service" for s in services] if "gpu" in host.groups else []
-    names += ["appliance-nginx.service"] if services and {"gpu", "gateway"} & set(host.groups) else []
+    names += [f"appliance-vllm@{r.name}.service" for r in services.replicas(inventory.site, host)]
+    names += ["appliance-nginx.service"] if inventory.site.services and {"gpu", "gateway"} & set(host.groups) else []
     return names
 
 

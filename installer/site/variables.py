@@ -10,7 +10,7 @@ from engine.errors import InputError
 from engine.fetch import STORE
 from engine.trust import Target
 from installer.runtime.recipe import DIRECTORY, WHEELS
-from installer.site import chain, zones
+from installer.site import chain, services, zones
 from installer.site.inventory import Host, Inventory
 from installer.site.settings import Container, Site
 from installer.site.tenants.render import Rendered, more_endpoints
@@ -28,26 +28,17 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_runtime_image: for the role vllm, the image as a file of the node and its SHA-256; empty for wheels.
         appliance_runtime_profiles: profiles of content that GPU nodes fetch beside their own.
         appliance_relay_order: nodes along the chain of the relay; empty without one.
-        appliance_services: for the role vllm, models as directories on the node.
+        appliance_services: by host, for the role vllm: the replicas that it runs, with models as directories on the node.
         appliance_containers, appliance_container_ingress: by host, for the roles container_runtime and firewall.
         appliance_zones, appliance_service_zones: for the role firewall, the zones and the zone of every service; empty without zones.
         appliance_zone_addresses_of: addresses by host and zone.
         appliance_service_addresses: where each host offers a service, by service and host.
-        appliance_mig_services: for the role mig, which service runs on which slice.
         appliance_gateway_told: of a site with tenants, for the roles gateway, nginx and firewall; the configuration itself is a file.
-        appliance_local_upstreams, appliance_remote_upstreams: for the role nginx, on GPU nodes and on gateways without GPUs.
+        appliance_slices: by host, for the role mig, which service runs on which slice.
+        appliance_upstreams: by host, for the role nginx: services behind its edge, on GPU nodes by socket and on gateways by node.
     """
     told = {} if inventory.tenants is None else {"appliance_gateway_told": gateway(inventory, inventory.tenants)}
     site = inventory.site
-    services = []
-    for service in site.services:
-        entry = service.model_dump(mode="json")
-        entry.pop("mig")  # the role mig's business
-        entry["model"] = f"{VIEWS}/{release}/content/models/{service.model}"
-        services.append(entry)
-    peers = [
-        {"host": inventory.address(h, "inference"), "port": site.inference_port} for h in inventory.in_group("gpu")
-    ]
     image = runtime_image(site, targets)
     return told | {
         "appliance_runtime_image": {"path": str(Blobs(STORE / "blobs").path(image.sha256)), "sha256": image.sha256}
@@ -57,7 +48,7 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_release": release,
         "appliance_site": inventory.handed(),
         "appliance_relay_order": list(chain.order(inventory)),
-        "appliance_services": services,
+        "appliance_services": {h.name: served(h, site, release) for h in inventory.hosts},
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},
         "appliance_container_ingress": {h.name: container_ingress(h, site) for h in inventory.hosts},
         "appliance_zones": [
@@ -71,13 +62,15 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_service_addresses": {
             service: {h.name: inventory.address(h, service) for h in inventory.hosts} for service in zones.SERVICES
         },
-        "appliance_mig_services": [
-            {"name": s.name, "gpu": s.mig.gpu, "instance": s.mig.instance} for s in site.services if s.mig
-        ],
-        "appliance_local_upstreams": [
-            {"name": s.name, "sockets": [f"/run/appliance-vllm/{s.name}/api.sock"]} for s in site.services
-        ],
-        "appliance_remote_upstreams": [{"name": s.name, "peers": peers} for s in site.services],
+        "appliance_slices": {
+            h.name: [
+                {"name": s.name, "gpu": s.mig.gpu, "instance": s.mig.instance}
+                for s in services.services(site, h)
+                if s.mig
+            ]
+            for h in inventory.hosts
+        },
+        "appliance_upstreams": {h.name: upstreams(h, inventory) for h in inventory.hosts},
     }
 
 
@@ -91,6 +84,53 @@ def gateway(inventory: Inventory, rendered: Rendered) -> dict[str, Any]:
         "wait_s": rendered.wait_s,
         "digest": rendered.digest,
     }
+
+
+def served(host: Host, site: Site, release: str) -> list[dict[str, Any]]:
+    """The replicas of a host in the words of the role vllm: what is common to all nodes, or the role mig's business, is left out."""
+    entries = []
+    for replica in services.replicas(site, host):
+        service = replica.service
+        folder = f"{VIEWS}/{release}/content/models/{service.model}"
+        entries.append(
+            {
+                "name": replica.name,
+                "service": service.name,
+                "model": folder,
+                "served_name": service.served_name,
+                "args": services.flags(service, folder),
+                "environment": service.environment,
+                "memory_max": service.memory_max,
+                "devices": list(service.devices),
+                "gpus": list(service.gpus) if isinstance(service.gpus, tuple) else service.gpus or 0,
+                "cpus": service.cpus or 0,
+                "start_timeout_s": service.start_timeout_s,
+            }
+        )
+    return entries
+
+
+def upstreams(host: Host, inventory: Inventory) -> list[dict[str, Any]]:
+    """The services behind a host's edge: on a GPU node its own replicas, on another gateway all services of the site."""
+    site, first = inventory.site, services.default(inventory.site)
+    found = []
+    for service in site.services:
+        entry: dict[str, Any] = {
+            "name": service.name,
+            "served_name": service.served_name,
+            "default": service.name == first,
+        }
+        if "gpu" in host.groups:
+            names = [r.name for r in services.replicas(site, host) if r.service is service]
+            behind: dict[str, Any] = {"sockets": [f"/run/appliance-vllm/{n}/api.sock" for n in names]}
+        else:
+            nodes = services.hosts_of(service, inventory.in_group("gpu"))
+            behind = {
+                "peers": [{"host": inventory.address(h, "inference"), "port": site.inference_port} for h in nodes]
+            }
+        if any(behind.values()):
+            found.append(entry | behind)
+    return found
 
 
 def containers(host: Host, site: Site) -> list[dict[str, Any]]:

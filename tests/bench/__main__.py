@@ -20,6 +20,7 @@ from tests.bench import (
     measure,
     operating,
     patching,
+    placing,
     relaying,
     rotating,
     runtimes,
@@ -43,6 +44,7 @@ GROUPS = {
     "relay": relaying,
     "lab": labs,
     "gateway": gateway,
+    "gpu": placing,
 }
 
 

@@ -59,7 +59,7 @@ def test_what_a_node_does_not_keep_is_named(answer: dict[str, Any], to: str, why
     [
         (None, ""),  # an engine from before it said so
         ([], "no file differs"),
-        (["/opt/appliance/current"], "1 files differ: /opt/appliance/current"),
+        (["/opt/appliance/current"], "1 file differs: /opt/appliance/current"),
         ([f"/etc/appliance/{n}" for n in range(6)], "6 files differ: /etc/appliance/0, /etc/appliance/1, "),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_tree_has_every_key_of_the_models(file: str, model: type[BaseModel])
         ("site.control.address", "text", True, LEFT_OUT, (), ()),
         ("site.egress.protocol", "text", False, "tcp", ("tcp", "udp"), ()),
         ("site.egress.ports", "list of whole numbers", True, LEFT_OUT, (), ("at least 1 entry", "each entry: 1 to 65535")),
-        ("site.services", "list of mappings", False, [], (), ("at most 1 entry",)),
+        ("site.services", "list of mappings", False, [], (), ("at most 64 entries",)),
         ("site.services.args", "mapping from text to any value", False, {}, (), ()),
         ("site.services.0.model", "text", True, LEFT_OUT, (), ("matches ^[a-z0-9][a-z0-9.-]{0,62}$",)),
         ("site.zones.storage.networks", "list of text", False, [], (), ()),

@@ -76,8 +76,8 @@ def test_the_list_shows_every_state_and_which_one_runs(nodes: Nodes) -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert done.exit_code == 5
     assert lines[1:3] == ["gpu-1 1 ours-1.0.0 2026-05-01 10:00 1", "gpu-1 2 ours-1.1.0 2026-06-01 10:00 0 runs"]
-    assert lines[3] == "gpu-2 FAILED: cannot be reached over SSH. Check that it runs."
-    assert lines[4] == "gpu-3 keeps none"
+    assert lines[3:5] == ["gpu-2 FAILED", "gpu-3 keeps none"]
+    assert lines[5] == "gpu-2: FAILED: cannot be reached over SSH. Check that it runs."
 
 
 def test_nothing_is_removed_before_the_site_is_named(nodes: Nodes) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from engine import process
 from installer import product
 from installer.cli.main import app
 from installer.site import concealing, playbooks
@@ -129,7 +130,7 @@ def test_the_environment_of_ansible_is_a_list() -> None:
     given = {**dict.fromkeys(TOKENS, "x"), "HOME": "/root", "PATH": "/bin", "LD_PRELOAD": "x", "PYTHONPATH": "x"}
     assert playbooks.passed(given).keys() == {"HOME", "PATH"}
     text = (Path(__file__).parents[2] / "docs/inventory.md").read_text()
-    assert [n for n in (*playbooks.KEPT, *playbooks.PASSED) if f"`{n}`" not in text] == []
+    assert [n for n in (*process.KEPT, *playbooks.PASSED) if f"`{n}`" not in text] == []
 
 
 def test_site_check_and_doctor_show_names_of_variables_and_no_values(inventory: Inventory) -> None:

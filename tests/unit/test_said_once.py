@@ -22,6 +22,7 @@ from installer.cli.screen import counted
 from installer.definition import Definition
 from installer.depot import Depot
 from installer.kinds import Work
+from installer.pki import Authority, utc_now
 from installer.site import doctor, generations, goback, inventory, planning, unchanged, uninstall, vllmflags
 from installer.site.errand import Reply
 from installer.site.install import Request
@@ -102,6 +103,20 @@ def test_a_check_of_a_rollback_asks_for_no_passphrase(
     out, _ = told(capsys, *argv, "--check", code=0)
     assert "nothing was changed" in out
     assert "no passphrase for" in told(capsys, *argv, code=2)[1]
+
+
+def test_a_plan_before_the_first_install_asks_for_no_passphrase(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reached(*_: object) -> None:
+        raise InputError("the plan is made")
+
+    monkeypatch.delenv("APPLIANCE_PASSPHRASE_FILE", raising=False)
+    monkeypatch.setattr(planning, "make", reached)
+    argv: list[str | Path] = ["plan", "-i", site, "--ca", tmp_path / "ca", "--depot", tmp_path / "depot"]
+    assert "the plan is made" in told(capsys, *argv, code=2)[1]
+    Authority(tmp_path / "ca").create("site CA", PASSPHRASE, now=utc_now())
+    assert "no passphrase for the site's certificate authority" in told(capsys, *argv, code=2)[1]
 
 
 def test_who_must_agree_is_shown_with_the_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,8 +59,8 @@ def test_every_form_of_a_profiles_name_is_taken(profile: str) -> None:
 def test_a_services_slice_goes_to_the_role_mig_alone() -> None:
     said = site(mig=LAYOUT, services=[{**SERVICE, "mig": {"gpu": 1, "instance": 1}}])
     made = variables(Inventory(Path(), (HOST,), said), "r-1", {})
-    assert made["appliance_mig_services"] == [{"name": "chat", "gpu": 1, "instance": 1}]
-    assert "mig" not in made["appliance_services"][0]
+    assert made["appliance_slices"] == {"gpu-1": [{"name": "chat", "gpu": 1, "instance": 1}]}
+    assert "mig" not in made["appliance_services"]["gpu-1"][0]
 
 
 @pytest.mark.parametrize(

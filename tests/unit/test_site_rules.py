@@ -103,6 +103,12 @@ def stored(rule: Rule, at: str, role: Mapping[str, Any], **change: Any) -> Case:
     )
 
 
+def several(rule: Rule, at: str, *changes: Mapping[str, Any], **host: Any) -> Case:
+    """Services with names of their own; what they break together only the site can tell."""
+    made = [{**SERVICE, "name": f"s{i}", "served_name": f"s{i}", **change} for i, change in enumerate(changes)]
+    return Case(rule, f"services.{at}", {"services": made}, host)
+
+
 R = Rule
 WAIVER = {
     "control": "no-such-control",
@@ -119,6 +125,30 @@ CASES = [
     service(R.VLLM_ENVIRONMENT, "environment.hf_home", environment={"hf_home": "/x"}),
     service(R.VLLM_LINE_BREAK, "environment.MOTTO", environment={"MOTTO": "a\nb"}),
     service(R.VLLM_MEMORY, "memory_max", memory_max="64 GB"),
+    several(R.SERVICE_DUPLICATE, "1.name", {"gpus": 1}, {"name": "s0", "gpus": 1}),
+    several(R.SERVICE_DUPLICATE, "1.served_name", {"gpus": 1}, {"served_name": "s0", "gpus": 1}),
+    several(R.SERVICE_DUPLICATE, "1.default", {"gpus": 1, "default": True}, {"gpus": 1, "default": True}),
+    several(R.SERVICE_DUPLICATE, "0.replicas", {"gpus": 1, "replicas": 2}, {"name": "s0-2", "gpus": 1}),
+    several(R.SERVICE_DUPLICATE, "0.name", {"gpus": 1, "replicas": 2, "name": "a" * 30}),
+    several(R.SERVICE_NODES, "0.nodes.0", {"nodes": ["node-9"]}),
+    several(R.SERVICE_GPUS, "0.gpus", {"gpus": 1, "devices": []}),
+    several(R.SERVICE_GPUS, "0.gpus", {"gpus": [1, 1]}),
+    several(R.SERVICE_GPUS, "0.replicas", {"gpus": [1], "replicas": 2}),
+    several(R.SERVICE_GPUS, "0.replicas", {"devices": ["nvidia"], "replicas": 2}),
+    several(R.SERVICE_GPUS, "1.gpus", {"gpus": [0, 1]}, {"gpus": [1, 2]}),
+    several(R.SERVICE_GPUS, "1.gpus", {"gpus": 1}, {"devices": ["nvidia"]}),
+    several(R.SERVICE_GPUS, "0.gpus", {"gpus": 4}, appliance_gpus=2),
+    several(R.SERVICE_GPUS, "1.gpus", {"gpus": 6}, {"gpus": 3}, appliance_gpus=8),
+    several(R.SERVICE_GPUS, "0.gpus", {"gpus": [8]}, appliance_gpus=8),
+    several(R.SERVICE_CPUS, "0.cpus", {"memory_max": "1G"}, {"gpus": 1}),
+    several(R.SERVICE_CPUS, "1.memory_max", {"cpus": 1, "memory_max": "1G"}, {"cpus": 1}),
+    several(R.SERVICE_CPUS, "1.environment", {"gpus": 1}, {"cpus": 1, "memory_max": "1G", "environment": {"A": "1"}}),
+    several(R.SERVICE_PARALLEL, "0.tensor_parallel", {"tensor_parallel": 2}),
+    several(R.SERVICE_PARALLEL, "0.tensor_parallel", {"gpus": 4, "tensor_parallel": 3}),
+    several(R.SERVICE_PARALLEL, "0.pipeline_parallel", {"gpus": 4, "pipeline_parallel": 3}),
+    several(R.SERVICE_ARGS, "0.args.tensor-parallel-size", {"gpus": 2, "args": {"tensor-parallel-size": 2}}),
+    several(R.SERVICE_ARGS, "0.args.tool-call-parser", {"tool_call_parser": "hermes", "args": {"tool-call-parser": "hermes"}}),
+    several(R.SERVICE_ARGS, "0.chat_template", {"chat_template": "a/../../b"}),
     container(R.CONTAINER_NAME, "name", name="Web"),
     container(R.CONTAINER_IMAGE, "image", image="web:latest"),
     container(R.CONTAINER_USER, "user", user="0:0"),
@@ -343,9 +373,19 @@ def test_an_address_at_which_nobody_reaches_a_node_is_refused(
 def test_a_mistake_in_a_site_leads_to_the_schema_of_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ansiblelist, "ask", listing)
     with pytest.raises(InputError, match=r"site\.yml:\d+: services: ") as refused:
-        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", {"services": [SERVICE, {**SERVICE, "name": "more"}]})))
-    assert "at most 1 entry is allowed here, 2 are given" in refused.value.what
+        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", {"services": [SERVICE] * 65})))
+    assert "at most 64 entries are allowed here, 65 are given" in refused.value.what
     assert refused.value.remedy == "`appliance schema site` prints what is allowed."
+
+
+@pytest.mark.parametrize("number", [-1, 65, True, "eight", [8]])
+def test_a_host_whose_number_of_gpus_is_not_one_is_refused(
+    number: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ansiblelist, "ask", listing)
+    with pytest.raises(InputError, match="node-1: appliance_gpus is ") as refused:
+        load(write(tmp_path / "site", Case(R.VLLM_NAME, "", host={"appliance_gpus": number})))
+    assert re.search(r"hosts\.yml:\d+$", refused.value.where)
 
 
 def test_what_ansible_says_of_lines_reaches_the_message(tmp_path: Path) -> None:

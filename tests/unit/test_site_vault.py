@@ -161,7 +161,8 @@ def test_a_vault_without_its_password_is_named_with_the_remedy(
 
 def test_a_variable_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"site.yml:\d+: appliance_site of gpu-1 cannot be resolved: .*'hash_of_alice' is undefined"
+        InputError,
+        match=r"site.yml:\d+: appliance_site.baseline.admins.0.password of gpu-1 cannot be resolved: .*'hash_of_alice' is undefined",
     ):
         load(site(tmp_path / "site", '"{{ hash_of_alice }}"'))
 

@@ -29,6 +29,7 @@ VALUES: dict[str, Any] = {
     "appliance_gateway_environment": "/opt/appliance/releases/demo/gateway",
     "appliance_firewall_proof_metrics": "/var/lib/appliance/metrics/egress.prom",
     "appliance_vllm_compilers": [],
+    "appliance_vllm_places": {},
     "appliance_mig_services": [{"name": "chat"}],
     "mig_config": "/etc/appliance/mig.yaml",
     "appliance_model_store_device": "/dev/disk/by-partlabel/models",

@@ -161,15 +161,14 @@ class ChatStream(Stream):
 
 def _without_usage(frame: bytes, found: dict[str, Any]) -> bytes:
     """A chunk without its usage. Inside a JSON text a quotation mark has a backslash before it, so the bytes sought are a key."""
-    at = frame.rfind(USAGE)
-    if at > 0:
-        end, level = at + len(USAGE), 1
-        while level and end < len(frame):
-            level += (frame[end] == 0x7B) - (frame[end] == 0x7D)
-            end += 1
-        cut = frame[:at] + frame[end:]
-        if frame.count(USAGE) == 1 and not level:
-            return cut + b"\n\n"
+    at = frame.find(USAGE)
+    if at > 0 and frame.find(USAGE, at + 1) < 0:
+        end = frame.find(b"}", at)
+        # Details are objects of their own, of numbers; without texts, braces only open and close.
+        while end > 0 and frame.count(b"{", at, end) > frame.count(b"}", at, end) + 1:
+            end = frame.find(b"}", end + 1)
+        if end > 0:
+            return frame[:at] + frame[end + 1 :] + b"\n\n"
     return b"data: " + orjson.dumps({k: v for k, v in found.items() if k != "usage"}) + b"\n\n"
 
 

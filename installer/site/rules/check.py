@@ -16,6 +16,7 @@ from installer.site.rules.given import HOST, Given
 from installer.site.rules.hardening import hardening
 from installer.site.rules.hosts import host
 from installer.site.rules.ports import ports
+from installer.site.rules.serving import serving
 from installer.yamlfile import Document
 
 
@@ -38,6 +39,7 @@ def faults(given: Given) -> Iterator[Fault]:
     entries = [flow.model_dump(mode="json") for flow in site.egress]
     yield from firewall.entries("egress", entries, "destinations", anywhere=False, taken=firewall.MADE)
     yield from services.services([s.model_dump(mode="json") for s in site.services])
+    yield from serving(given)
     yield from images(given)
     yield from gpus(site)
     yield from ports(given)

@@ -45,9 +45,10 @@ def _overridden(given: Given, host: Host) -> Iterator[Fault]:
     yield from of_role(host, "container_runtime", containers.containers(runtime.get("containers", [])))
     nginx, dcgm, pki = given.of(host, "nginx"), given.of(host, "dcgm_exporter"), given.of(host, "pki")
     edge = names.edge(
-        nginx.get("port", names.LOWEST_PORT), nginx.get("server_names", ()), nginx.get("allowed_clients", ()), "service"
+        nginx.get("port", names.LOWEST_PORT), nginx.get("server_names", ()), nginx.get("allowed_clients", ())
     )
     yield from of_role(host, "nginx", edge)
+    yield from of_role(host, "nginx", names.upstreams(nginx.get("upstreams", ())))
     metrics = names.metrics(
         dcgm.get("port", names.LOWEST_PORT), dcgm.get("address", host.address), dcgm.get("clients", ())
     )

@@ -21,7 +21,7 @@ def ports(given: Given) -> Iterator[Fault]:
         number = site.gateway.port if "gateway" in host.groups else site.inference_port
         if serves and {"gateway", "gpu"} & set(host.groups):
             mine.append((number, edge, "the gateway" if "gateway" in host.groups else "inference"))
-            yield from (Fault(f.rule, edge, f.what, f.remedy) for f in names.edge(number, (), (), "service"))
+            yield from (Fault(f.rule, edge, f.what, f.remedy) for f in names.edge(number, (), ()))
         if site.gpu_metrics and "gpu" in host.groups:
             port = site.gpu_metrics.port
             mine.append((port, ("gpu_metrics", "port"), "gpu_metrics"))

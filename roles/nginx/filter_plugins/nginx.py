@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.rules import names
 
 
-def nginx_faults(port: object, server_names: Iterable[str], clients: Iterable[str], service: str) -> list[str]:
+def nginx_faults(
+    port: object, server_names: Iterable[str], clients: Iterable[str], upstreams: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """What cannot be written into the configuration, each as one sentence with the remedy."""
-    return [fault.sentence("appliance_nginx_") for fault in names.edge(port, server_names, clients, service)]
+    found = (*names.edge(port, server_names, clients), *names.upstreams(upstreams))
+    return [fault.sentence("appliance_nginx_") for fault in found]
 
 
 class FilterModule:

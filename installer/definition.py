@@ -338,6 +338,9 @@ class Definition(_Strict):
     images: tuple[Image, ...] = Field((), description="Container images.")
     models: tuple[Model, ...] = Field((), description="Model folders.")
     files: tuple[File, ...] = Field((), description="Other files, by address and hash.")
+    gateway: bool = Field(
+        False, description="Bring the gateway's environment for gateway hosts; sites with gateway.tenants need it."
+    )
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

@@ -26,6 +26,8 @@ from engine.process import run
 PKI = Path("/etc/appliance/pki")
 PYTHON = Path("/opt/appliance/current/engine/bin/python")
 EDGE = "appliance-nginx.service"
+WORKERS = "appliance-gateway@*.service"
+WORKER_S = 240.0  # running answers end first, for a minute
 SERVED_S = 15.0  # until new workers answer after a reload
 FILES = ("node.key", "node.crt", "ca.crt", "crl.pem")
 
@@ -83,6 +85,8 @@ def place(question: Mapping[str, Any]) -> dict[str, Any]:
             # Its first step is nginx's own check of everything it would read; a refusal changes nothing that runs.
             run(["systemctl", "reload", EDGE], timeout_s=60)
             served = _wait(question)
+        if "node.crt" in wanted:
+            _restart_workers()
     except BaseException:
         _heal()
         if _edge():
@@ -146,6 +150,14 @@ def _like(path: Path, model: Path) -> None:
 
 def _edge() -> bool:
     return run(["systemctl", "is-active", "--quiet", EDGE], ok=(0, 1, 3, 4)).returncode == 0
+
+
+def _restart_workers() -> None:
+    """Workers of the gateway show the node's certificate to GPU nodes and take it in at their start; one after the other, so that the rest
+    answers."""
+    listed = run(["systemctl", "list-units", "--plain", "--no-legend", "--state=active", WORKERS], ok=(0, 1))
+    for unit in sorted(line.split()[0] for line in listed.stdout.splitlines() if line.split()):
+        run(["systemctl", "restart", unit], timeout_s=WORKER_S)
 
 
 def _wait(question: Mapping[str, Any]) -> str:

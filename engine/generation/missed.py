@@ -100,6 +100,6 @@ def _named(paths: Iterable[str], root: Path, instance: str) -> list[str]:
     for path in paths:
         for name in _CONFIGURATION.findall((root / path).read_text(errors="replace")):
             relative = name.replace("%i", instance).lstrip("/")
-            if (root / relative).is_file():
+            if (root / relative).is_file() and not relative.startswith(f"{tree.TENANTS}/"):  # its reader watches it
                 found.append(relative)
     return found

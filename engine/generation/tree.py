@@ -1,7 +1,7 @@
 """Which files of a node belong to a generation, and what they are. Reads only.
 
 Not in a generation: keys and certificates (they are renewed, never taken back), the pinned root of trust and the memory of metadata
-(going back there would undo the protection against old releases), and the firewall's own shelf, which keeps and confirms its sets itself;
+(going back there would undo the protection against old releases), the gateway's tenants and keys, and the firewall's own shelf, which keeps and confirms its sets itself;
 of the firewall the rule texts belong here, and putting them back goes through its confirmation.
 """
 
@@ -19,7 +19,15 @@ CONFIGURATION = "etc/appliance"
 UNITS = "etc/systemd/system"
 CURRENT = "opt/appliance/current"
 RULES = "etc/appliance/firewall/candidate"
-LEFT_OUT = ("etc/appliance/pki", "etc/appliance/trust", "etc/appliance/firewall/rules", "etc/appliance/firewall/active")
+# Who may ask the gateway, which its ledger watches: a rollback of the release must not bring a revoked key back.
+TENANTS = "etc/appliance/gateway"
+LEFT_OUT = (
+    TENANTS,
+    "etc/appliance/pki",
+    "etc/appliance/trust",
+    "etc/appliance/firewall/rules",
+    "etc/appliance/firewall/active",
+)
 # Every role names its files so, wherever the system wants them.
 PREFIXES = ("appliance-", "opt-appliance-")
 NAMED = (

@@ -36,6 +36,7 @@ class Rule(StrEnum):
     FIREWALL_DUPLICATE = "firewall.duplicate"
     FIREWALL_PROTOCOL = "firewall.protocol"
     FIREWALL_PORT = "firewall.port"
+    FIREWALL_USER = "firewall.user"
     FIREWALL_NO_PORTS = "firewall.no_ports"
     FIREWALL_NO_NETWORKS = "firewall.no_networks"
     FIREWALL_INTERFACE = "firewall.interface"

@@ -10,6 +10,7 @@ from engine.rules.fault import Fault, Key, Rule
 from engine.rules.networks import HIGHEST_PORT, holds, is_address, is_port, networks
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}")
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 RATE = re.compile(r"[1-9][0-9]{0,5}/(second|minute|hour)")
 SHORTEST_CONFIRM_S = 15
@@ -96,6 +97,8 @@ def _entry(key: Key, subject: str, entry: Mapping[str, Any], field: str, *, anyw
     protocol = entry.get("protocol", "tcp")
     if protocol not in ("tcp", "udp"):
         yield Fault(Rule.FIREWALL_PROTOCOL, (*key, "protocol"), f"has protocol {protocol!r}", "use tcp or udp", subject)
+    if (user := str(entry.get("user") or "")) and not USER.fullmatch(user):
+        yield Fault(Rule.FIREWALL_USER, (*key, "user"), f"has the user {user!r}", "name a user of the node", subject)
     if not entry.get("ports"):
         yield Fault(Rule.FIREWALL_NO_PORTS, (*key, "ports"), "has no ports", "list the ports it needs", subject)
     if not entry.get(field):

@@ -161,8 +161,10 @@ def _assemble(
 def manifest(definition: Definition, lock: Lock) -> str:
     """Definition, lock and profiles of this version as canonical JSON."""
     profiles = sorted({p for a in lock.artifacts for p in a.profiles})
+    # Only a definition that asks for the gateway has the key: an earlier installer, which does not know it, reads all others.
+    left_out = set() if definition.gateway else {"gateway"}
     data = {
-        "definition": definition.model_dump(mode="json", by_alias=True),
+        "definition": definition.model_dump(mode="json", by_alias=True, exclude=left_out),
         "lock": lock.model_dump(mode="json", by_alias=True),
         "profiles": {p: sum(a.size for a in lock.artifacts if p in a.profiles) for p in profiles},
     }

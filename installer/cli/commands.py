@@ -50,6 +50,7 @@ COMMANDS = {
     "keys": "keys:app",
     "build": "bundle:build_app",
     "site": "site:app",
+    "tenants": "tenants:app",
     "generations": "generations:app",
     "depot": "depot:app",
     "trust": "trust:app",

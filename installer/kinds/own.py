@@ -18,7 +18,7 @@ from engine.bounds import Bounds
 from engine.errors import TrustError
 from engine.process import run
 from installer import product
-from installer.definition import WheelSet
+from installer.definition import Profile, WheelSet
 from installer.kinds import Work, items, ownfiles, ownwheel, pins, uvresolve, wheels
 from installer.kinds.pins import Pins
 from installer.lockfile import Artifact, Product
@@ -29,6 +29,10 @@ WHEELS = {
     "appliance-engine": ("engine", "engine"),
 }  # directory below the tree, and package
 SETS = {"control": ("control.txt", ("appliance", "appliance-engine")), "node": ("node.txt", ("appliance-engine",))}
+GATEWAY = {"gateway": ("gateway.txt", ("appliance-engine",))}
+PROFILES: dict[str, tuple[Profile, ...]] = {
+    "gateway": ("gateway",)
+}  # the others are pushed, or installed on the control host
 
 
 def resolve(work: Work) -> list[Artifact]:
@@ -40,15 +44,23 @@ def resolve(work: Work) -> list[Artifact]:
     config, work = work.network.pip, replace(work, pinning="obey")
     own = _build(work)
     artifacts = []
-    for name, (file, mine) in SETS.items():
+    sets = SETS | (GATEWAY if work.definition.gateway else {})
+    for name, (file, mine) in sets.items():
+        profiles = PROFILES.get(name, ("control",))
         locked = pins.load(product.data("requirements") / file)
         if name == "node":  # nodes install with uv, which they get as a wheel like everything else
             uv = pins.load(product.data("requirements") / "control.txt").by_name["uv"]
             locked = Pins(locked.path, {**locked.by_name, "uv": uv})
-        wheel_set = WheelSet(name=name, requirements=locked.constraints, profiles=("control",))
+        wheel_set = WheelSet(name=name, requirements=locked.constraints, profiles=profiles)
         artifacts += wheels.resolve_set(work, wheel_set, config, locked, kind="installer", below="installer")
         artifacts += [
-            own[m].model_copy(update={"path": f"installer/{name}/{own[m].path.rpartition('/')[2]}", "group": name})
+            own[m].model_copy(
+                update={
+                    "path": f"installer/{name}/{own[m].path.rpartition('/')[2]}",
+                    "group": name,
+                    "profiles": profiles,
+                }
+            )
             for m in mine
         ]
     return artifacts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -18,6 +20,9 @@ from installer.site import inventoryfiles
 
 # Ansible refuses a locale that is not UTF-8 or was not generated; this one is part of every Debian.
 LOCALE: Mapping[str, str] = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+# What lies beside hosts in the directory of an inventory and lists none: the tenants file, and the key sets of its issuers.
+NOT_HOSTS = r"^([A-Za-z0-9][A-Za-z0-9_-]*[_-])?tenants\.ya?ml$", "^jwks$"
+IGNORED = "ANSIBLE_INVENTORY_IGNORE_REGEX"
 HOSTS_FILE = "hosts.yml"
 HIDDEN = "(from the vault)"
 VAULT_REMEDY = "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE, or as Ansible's configuration does; see docs/inventory.md."
@@ -51,6 +56,14 @@ class Listing:
     vault: Mapping[str, str] = field(default_factory=dict)
 
 
+def not_hosts(path: Path) -> dict[str, str]:
+    """Environment by which Ansible does not take a tenants file for a list of hosts; empty where the directory has none."""
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    if not any(re.search(pattern, name) for pattern in NOT_HOSTS for name in names):
+        return {}
+    return {IGNORED: ",".join([*filter(None, [os.environ.get(IGNORED, "")]), *NOT_HOSTS])}
+
+
 def ansible_inventory() -> str:
     """The program that belongs to this Python; the one on the path otherwise."""
     binary = Path(sysconfig.get_path("scripts")) / "ansible-inventory"
@@ -58,7 +71,7 @@ def ansible_inventory() -> str:
 
 
 def inventory_program(*words: str | Path, env: Mapping[str, str]) -> str:
-    """What `ansible-inventory` prints; ``env`` lets it decrypt what `ask` did.
+    """What `ansible-inventory` prints; ``env`` lets it decrypt, and leave out, what `ask` did.
 
     Raises:
         ProcessError: it refused.
@@ -81,7 +94,7 @@ def ask(path: Path) -> Listing:
     """
     inventoryfiles.require_sound(path, HOSTS_FILE)
     argv = [sys.executable, "-P", "-m", "installer.site.resolve", "-i", str(path), "--list"]
-    environment = {"PYTHONPATH": str(product.PACKAGE.parent), **LOCALE}
+    environment = {"PYTHONPATH": str(product.PACKAGE.parent), **LOCALE, **not_hosts(path)}
     try:
         said = _asked(argv, environment)
     except ProcessError as error:

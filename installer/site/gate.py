@@ -15,7 +15,7 @@ from engine.process import ProcessError
 from engine.report import Report
 from installer.evidence import contents
 from installer.site import needs
-from installer.site.ansiblelist import inventory_program
+from installer.site.ansiblelist import inventory_program, not_hosts
 from installer.site.events import Failure
 from installer.site.inventory import Inventory
 from installer.site.preflight import NodeReport, preflight
@@ -73,7 +73,9 @@ def limited(inventory: Inventory, limit: str) -> list[str]:
     if not limit:
         return [h.name for h in inventory.nodes]
     try:
-        said = inventory_program("-i", inventory.path, "--list", "--limit", limit, env=inventory.vault)
+        said = inventory_program(
+            "-i", inventory.path, "--list", "--limit", limit, env={**not_hosts(inventory.path), **inventory.vault}
+        )
     except ProcessError as error:
         raise InputError(
             f"Ansible does not understand the pattern: {error.stderr.strip()[-300:]}",

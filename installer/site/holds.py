@@ -9,11 +9,12 @@ from engine.trust import Target
 from installer.site.inventory import Inventory
 
 MODELS = "content/models/"
+GATEWAY = "content/installer/gateway/requirements.txt"
 CONFIGURATION, WEIGHTS = "config.json", ".safetensors"
 
 
 def demand(inventory: Inventory, release: str, targets: Mapping[str, Target]) -> None:
-    """Refuse a release without the models that the site's services serve.
+    """Refuse a release without the models that the site's services serve, or without the gateway that its tenants need.
 
     Args:
         targets: what the release holds, by path; from metadata whose signatures were checked.
@@ -21,6 +22,12 @@ def demand(inventory: Inventory, release: str, targets: Mapping[str, Target]) ->
     Raises:
         InputError: names every service whose model is not there, or not whole.
     """
+    if inventory.tenants is not None and GATEWAY not in targets:
+        raise InputError(
+            f"the site has tenants, and {release} does not hold the gateway",
+            where=f"{inventory.path}: appliance_site.gateway.tenants",
+            remedy="Write `gateway: true` into the definition and build the release again, or remove gateway.tenants.",
+        )
     wrong = list(_missing(inventory, release, targets))
     if wrong:
         raise InputError(

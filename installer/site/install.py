@@ -29,6 +29,7 @@ from installer.site.release import Age, Release
 from installer.site.rollback import restore
 from installer.site.rollout import Means, Rollout, roll
 from installer.site.serve import serving
+from installer.site.tenants.placing import placed
 from installer.site.unchanged import NodeNow
 from installer.site.variables import variables as site_variables
 from installer.trust import envelope
@@ -179,7 +180,8 @@ def dry_run(request: Request, nodes: Collection[str], report: Report, listener: 
             True,
             True,
         )
-        with _depot_served(request, release.view):
+        with placed(request.inventory.tenants, run_dir) as files, _depot_served(request, release.view):
+            books.variables = {**books.variables, **files}
             books.run("site.yml", nodes)
         listed = hashlib.sha256(metadata.load(release.view, "targets.json") or b"").hexdigest()
     return DryRun(release.name, targets, listed, tracker, outcome.log)
@@ -271,7 +273,8 @@ def _nodes(
     variables = {**_variables(request, release, age), "appliance_inputs": made_from}
     books = Playbooks(inventory, run_dir, variables, tracker, request.check, request.diff)
     try:
-        with _depot_served(request, view), _timed(outcome, "nodes"):
+        with placed(inventory.tenants, run_dir) as files, _depot_served(request, view), _timed(outcome, "nodes"):
+            books.variables = {**books.variables, **files}
             if request.check:
                 books.run("site.yml", [h.name for h in hosts])
             else:

@@ -20,6 +20,8 @@ from installer.site.rules import check, examples
 from installer.site.rules.examples import Leftover
 from installer.site.rules.given import Given
 from installer.site.settings import Site
+from installer.site.tenants import file as tenants_file
+from installer.site.tenants.render import Rendered, render
 
 __all__ = ["GROUPS", "Connection", "Host", "Inventory", "load", "variables"]
 
@@ -63,6 +65,7 @@ class Inventory:
         secrets: the decrypted values; in no error, log, plan or record.
         vault: environment by which a process of Ansible can decrypt them.
         leftovers: values from documentation, and flags that no known vLLM has; no faults, but hardly meant.
+        tenants: the gateway's configuration; None where the site names no tenants.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class Inventory:
     secrets: frozenset[str] = frozenset()
     vault: Mapping[str, str] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
+    tenants: Rendered | None = None
 
     def shown(self) -> dict[str, Any]:
         """The site for a person or a file, without what comes from a vault and without values of environment variables."""
@@ -159,7 +163,23 @@ def _validated(path: Path, listing: ansiblelist.Listing) -> Inventory:
     read = Inventory(path, hosts, site, connections, raw, listing.references, listing.secrets, listing.vault)
     told = {name: replace(host, resolved=_open(host, listing.secrets)) for name, host in listing.hosts.items()}
     flags = tuple(vllmflags.unknown(site, path / SITE_FILE, document))
-    return replace(read, leftovers=(*examples.left(path, hosts, told, read._without_vault(), document), *flags))
+    read = replace(read, leftovers=(*examples.left(path, hosts, told, read._without_vault(), document), *flags))
+    return replace(read, tenants=_tenants(read)) if site.gateway.tenants else read
+
+
+def tenants_path(path: Path, site: Site) -> Path | None:
+    """The tenants file of a site; None where it names none."""
+    if site.gateway.tenants is None:
+        return None
+    return (path if path.is_dir() else path.parent) / site.gateway.tenants
+
+
+def _tenants(read: Inventory) -> Rendered | None:
+    """The gateway's configuration, checked as a whole."""
+    place = tenants_path(read.path, read.site)
+    if place is None:
+        return None
+    return render(read.site, read.hosts, read.address, tenants_file.read(place, read.vault))
 
 
 def _merged(told: ansiblelist.Told, secrets: frozenset[str]) -> dict[str, Any]:

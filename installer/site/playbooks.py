@@ -75,6 +75,7 @@ class Playbooks:
             "ANSIBLE_HOST_KEY_CHECKING": "True",
             "PYTHONPATH": str(product.PACKAGE.parent),
             **ansiblelist.LOCALE,
+            **ansiblelist.not_hosts(self.inventory.path),
             **self.inventory.vault,
         }
         arguments = [*(["--check"] if self.check else []), *(["--diff"] if self.diff else [])]

@@ -8,7 +8,15 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from engine.addresses import fault
 from installer.definition import Name
@@ -33,6 +41,8 @@ def _url(value: str) -> str:
 Network = Annotated[str, AfterValidator(_network), Field(description="CIDR or address, for example 192.0.2.0/24.")]
 Address = Annotated[str, AfterValidator(_address), Field(description="IP address.")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# Of such a name Ansible knows that it is no list of hosts (installer.site.ansiblelist).
+TENANTS_NAME = r"^([A-Za-z0-9][A-Za-z0-9_-]*[_-])?tenants\.ya?ml$"
 
 
 class _Strict(BaseModel):
@@ -51,9 +61,34 @@ class Control(_Strict):
 
 
 class Gateway(_Strict):
-    """Where clients come in."""
+    """Where clients come in, and with tenants who may ask for how much."""
 
     port: Port = Field(8443, description="Port that clients connect to.")
+    tenants: Annotated[str, Field(pattern=TENANTS_NAME)] | None = Field(
+        None,
+        description="File beside the inventory with tenants, keys, limits and models (docs/gateway.md). Without it every client certificate "
+        "may ask for every model.",
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2,
+        description="Processes of the gateway that answer requests; about one for a thousand streams. Goes with tenants.",
+    )
+    client_certificates: Literal["required", "optional"] = Field(
+        "required",
+        description="With optional an API key or a token is enough, as far as the tenants file accepts it alone. Goes with tenants.",
+    )
+
+    @model_validator(mode="after")
+    def _with_tenants(self) -> Self:
+        if self.tenants is None and (said := sorted(self.model_fields_set & {"workers", "client_certificates"})):
+            raise ValueError(f"{said[0]} goes with tenants, the file that names who may ask")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever_without_tenants(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A site without tenants is written as it was before there were any."""
+        told: dict[str, Any] = dump(self)
+        return told if self.tenants is not None else {"port": told["port"]} if "port" in told else {}
 
 
 class Relay(_Strict):

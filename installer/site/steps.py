@@ -16,6 +16,7 @@ WORDS = {
     "cuda": "CUDA",
     "dcgm_exporter": "GPU metrics",
     "firewall": "firewall",
+    "gateway": "gateway (tenants)",
     "gpu_devices": "GPU device files",
     "mig": "GPU slices (MIG)",
     "model_store": "model store",
@@ -28,6 +29,9 @@ WORDS = {
 }
 # Parts of roles that the playbooks run alone (`tasks_from`); the same test demands every one of them.
 PARTS = {
+    ("gateway", "configuration"): "tenants of the gateway",
+    ("gateway", "removed"): "end of a gateway without tenants",
+    ("gateway", "users"): "users of the gateway",
     ("node", "keep"): "keeping this state",
     ("node", "switch"): "switch to the release",
     ("nginx", "drain"): "taking the node out of service",

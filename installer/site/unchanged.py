@@ -22,6 +22,7 @@ from installer.site.nodes import Reply
 
 TIMEOUT_S = 60.0
 STATE = ("generation", "state")
+TENANTS = "appliance_gateway_told"
 POLICIES = ("rolling", "gate", "keep_generations")
 
 
@@ -68,7 +69,7 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
         variables: of the whole site, those that differ from run to run left out.
         view: directory of the verified release; its signed metadata stands for its content.
     """
-    common = hashlib.sha256()
+    common, mine = hashlib.sha256(), variables
     for name in ("roles", "playbooks"):
         base = product.data(name)
         for path in sorted(
@@ -80,7 +81,7 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
     for path in (ca_dir / "ca.crt", ca_dir / "crl.pem"):
         common.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"none")
     # How a change walks through the nodes is no part of what it makes of them.
-    variables = {k: v for k, v in variables.items() if k != "appliance_site"}
+    variables = {k: v for k, v in variables.items() if k not in ("appliance_site", TENANTS)}
     site = inventory.site.model_dump(mode="json", exclude=set(POLICIES))
     variables["appliance_site"] = site
     everyone = [(h.name, h.address, h.groups) for h in inventory.hosts]
@@ -89,6 +90,9 @@ def inputs(inventory: Inventory, variables: Mapping[str, Any], view: Path, ca_di
     for host in inventory.nodes:
         own = common.copy()
         own.update(json.dumps([host.name, _told(inventory, host)], sort_keys=True, default=str).encode())
+        if TENANTS in mine:  # a new key is no reason to look at GPU nodes
+            wanted = mine[TENANTS] if "gateway" in host.groups else mine[TENANTS]["endpoints"]
+            own.update(json.dumps(wanted, sort_keys=True).encode())
         made[host.name] = own.hexdigest()
     return made
 

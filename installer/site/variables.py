@@ -13,6 +13,7 @@ from installer.runtime.recipe import DIRECTORY, WHEELS
 from installer.site import chain, services, zones
 from installer.site.inventory import Host, Inventory
 from installer.site.settings import Container, Site
+from installer.site.tenants.render import Rendered, more_endpoints
 
 VIEWS = STORE / "views"  # where the engine shows a release's content
 
@@ -32,12 +33,14 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         appliance_zones, appliance_service_zones: for the role firewall, the zones and the zone of every service; empty without zones.
         appliance_zone_addresses_of: addresses by host and zone.
         appliance_service_addresses: where each host offers a service, by service and host.
+        appliance_gateway_told: of a site with tenants, for the roles gateway, nginx and firewall; the configuration itself is a file.
         appliance_slices: by host, for the role mig, which service runs on which slice.
         appliance_upstreams: by host, for the role nginx: services behind its edge, on GPU nodes by socket and on gateways by node.
     """
+    told = {} if inventory.tenants is None else {"appliance_gateway_told": gateway(inventory, inventory.tenants)}
     site = inventory.site
     image = runtime_image(site, targets)
-    return {
+    return told | {
         "appliance_runtime_image": {"path": str(Blobs(STORE / "blobs").path(image.sha256)), "sha256": image.sha256}
         if image
         else {},
@@ -68,6 +71,18 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
             for h in inventory.hosts
         },
         "appliance_upstreams": {h.name: upstreams(h, inventory) for h in inventory.hosts},
+    }
+
+
+def gateway(inventory: Inventory, rendered: Rendered) -> dict[str, Any]:
+    """What the playbooks know of the gateway; ``digest`` stands for its configuration."""
+    return {
+        "workers": inventory.site.gateway.workers,
+        "peers": list(rendered.peers),
+        "encrypted": rendered.encrypted,
+        "endpoints": more_endpoints(rendered),
+        "wait_s": rendered.wait_s,
+        "digest": rendered.digest,
     }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,11 +22,19 @@ from installer.site.status import REPORT
 from installer.trust import envelope, sign, signer
 from installer.trust.keys import KeyStore
 from installer.trust.sign import Label
-from tests import served
+from tests import served, tenantsite
 from tests.surroundings.process import ELSEWHERE
 
 SECRET = "correct horse battery staple"
 # No way leads to the node, so an attempt to log in ends at once; its address is one that nobody has.
+TENANTS = (
+    tenantsite.TENANTS
+    + """\
+    keys:
+      - {id: team-b-1, sha256: "%s", created: 2026-11-01T00:00:00Z, expires: 2026-12-30T00:00:00Z}
+"""
+    % ("0" * 64)
+)
 UNREACHABLE = {"ansible_host": "192.0.2.9", "ansible_ssh_common_args": "-o ProxyCommand=false"}
 
 
@@ -111,12 +120,14 @@ def _control_host(world: Path) -> None:
 def _site(world: Path) -> None:
     """One node that is everything, and out of reach."""
     node = {**UNREACHABLE, "ansible_user": "root"}
-    hosts = {"all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}}
+    hosts: dict[str, Any] = {"all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}}
     # The bundle has no model, so nothing is served.
     settings = {"appliance_site": {"control": {"address": "127.0.0.1"}, "management_sources": ["127.0.0.1"]}}
     (world / "site/group_vars/all").mkdir(parents=True)
     (world / "site/hosts.yml").write_text(yaml.safe_dump(hosts))
     (world / "site/group_vars/all/site.yml").write_text(yaml.safe_dump(settings))
+    hosts["all"]["children"]["gateway"]["hosts"]["node-1"] = {**UNREACHABLE, "ansible_user": "root"}
+    tenantsite.write(world / "tenants-site", TENANTS, hosts)
 
 
 def environment(world: Path) -> dict[str, str]:

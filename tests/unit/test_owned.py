@@ -50,7 +50,9 @@ def test_what_a_role_templates_or_makes_for_systemd_it_also_declares() -> None:
                 for key, place in (("State", "/var/lib"), ("Cache", "/var/cache"), ("Logs", "/var/log")):
                     if line.startswith(f"{key}Directory="):
                         top = f"{place}/{line.partition('=')[2].removesuffix('/%i')}"
-                        assert top in own["directories"] or top.startswith(tuple(own["models"] or ["-"])), (unit, line)
+                        assert top in (*own["directories"], *own["keeps"]) or top.startswith(
+                            tuple(own["models"] or ["-"])
+                        ), (unit, line)
 
 
 def test_the_firewall_comes_after_what_it_guards_and_before_the_services_in_the_order_of_the_install() -> None:

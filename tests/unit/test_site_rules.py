@@ -206,6 +206,7 @@ CASES = [
     flow(R.FIREWALL_PORT, "ports.0", ports=[70000]),
     flow(R.FIREWALL_NO_PORTS, "ports", ports=[]),
     flow(R.FIREWALL_NO_NETWORKS, "destinations", destinations=[]),
+    Case(R.FIREWALL_USER, "user", role={"appliance_firewall_egress": [{"name": "dns", "destinations": ["192.0.2.7"], "ports": [53], "user": "No Body"}]}),
     variable(R.FIREWALL_INTERFACE, "appliance_firewall_interfaces", ["lo"], at="appliance_firewall_interfaces.0"),
     variable(R.FIREWALL_SSH_PORT, "appliance_firewall_ssh_port", 0),
     variable(R.FIREWALL_LOG_RATE, "appliance_firewall_log_rate", "often"),
@@ -270,7 +271,7 @@ CASES = [
     # Only a role can meet this: the site gives addresses to containers by itself.
     Case(R.CONTAINER_ADDRESS, "", role={"appliance_container_runtime_containers": [{**CONTAINER, "ports": [{"port": 8085, "container_port": 80, "address": "::1"}]}]}),
 ]  # fmt: skip
-SEEN_AT_THE_ROLE_ONLY = {R.CONTAINER_ADDRESS}
+SEEN_AT_THE_ROLE_ONLY = {R.CONTAINER_ADDRESS, R.FIREWALL_USER}
 # Judged by a table of GPUs (installer.compat.choice), which the roles ask with the node's own devices.
 BY_DEVICE = {R.DRIVER_MODULES, R.CUDA_DRIVER, R.MIG_LAYOUT, R.MIG_SLICE}
 
@@ -483,7 +484,7 @@ SAYS: Mapping[Rule, str] = {
     R.DCGM_CLIENT: "give names of hosts", R.DCGM_ADDRESS: "give an address", R.DCGM_PORT: "port is 400",
     R.FIREWALL_MANAGEMENT: "would lock you out", R.FIREWALL_NETWORK: "is not a network", R.FIREWALL_EVERYWHERE: "which is everywhere",
     R.FIREWALL_NAME: "give it a name of up to 63", R.FIREWALL_PROTOCOL: "use tcp or udp", R.FIREWALL_DUPLICATE: "is there twice",
-    R.FIREWALL_PORT: "has port 70000", R.FIREWALL_NO_PORTS: "has no ports", R.FIREWALL_NO_NETWORKS: "has no destinations",
+    R.FIREWALL_PORT: "has port 70000", R.FIREWALL_NO_PORTS: "has no ports", R.FIREWALL_USER: "has the user 'No Body'", R.FIREWALL_NO_NETWORKS: "has no destinations",
     R.FIREWALL_INTERFACE: "other than loopback", R.FIREWALL_SSH_PORT: "ssh_port is 0", R.FIREWALL_LOG_RATE: "log_rate is 'often'",
     R.FIREWALL_CONFIRM: "too short to connect again", R.FIREWALL_PROOF_TARGET: "proof_targets is empty",
     R.FIREWALL_PROOF_OPEN: "entry 'dns' lets out", R.FIREWALL_PROOF_SETTING: "proof_interval_s is 5",

@@ -7,9 +7,11 @@ generation would be paid for twice. A reader that is slow stops the sender: no m
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -160,7 +162,9 @@ class Pool:
         if self._parts.scheme == "https":
             self._tls = ssl.create_default_context(cafile=str(replica.ca))
             self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
-            self._tls.load_cert_chain(str(replica.certificate), str(replica.key))
+            # systemd hands each worker its credentials in a directory of its own, so a shared configuration names them without one.
+            here = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""))
+            self._tls.load_cert_chain(here / str(replica.certificate), here / str(replica.key))
         self._idle: deque[Connection] = deque()
 
     async def connect(self, timeout_s: float) -> Connection:

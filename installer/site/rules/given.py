@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from installer.site.inventory import Host
 
 ROLES = (
-    "container_runtime", "content", "cuda", "dcgm_exporter", "firewall", "mig", "model_store", "nginx", "node", "nvidia_driver",
+    "container_runtime", "content", "cuda", "dcgm_exporter", "firewall", "gateway", "mig", "model_store", "nginx", "node", "nvidia_driver",
     "os_baseline", "pki", "vllm",
 )  # fmt: skip
 _WORDS = ("yes", "no", "true", "false", "on", "off", "1", "0")  # of what Ansible takes for a switch

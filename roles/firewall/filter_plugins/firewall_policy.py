@@ -37,6 +37,12 @@ def firewall_proof_faults(proof: Mapping[str, Any], egress: Iterable[Mapping[str
     return [fault.sentence(PREFIX) for fault in firewall.proof(proof, egress)]
 
 
+def firewall_uids(found: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Numbers of users by name, from what the module getent registered for each; those that it did not find are left out."""
+    entries = [(one.get("ansible_facts") or {}).get("getent_passwd") or {} for one in found]
+    return {name: int(fields[1]) for users in entries for name, fields in users.items() if fields}
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -45,5 +51,6 @@ class FilterModule:
             "firewall_networks": firewall_networks,
             "firewall_holds": firewall_holds,
             "firewall_faults": firewall_faults,
+            "firewall_uids": firewall_uids,
             "firewall_proof_faults": firewall_proof_faults,
         }

@@ -89,14 +89,14 @@ def _serve(given: argparse.Namespace) -> None:
 
 
 def _ledger(given: argparse.Namespace) -> None:
-    import asyncio  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415
 
     from engine.gateway.ledger.server import Server  # noqa: PLC0415
 
     async def run() -> None:
         await Server(given.config).run(given.socket)
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def _check(given: argparse.Namespace) -> None:

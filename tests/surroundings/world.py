@@ -120,7 +120,9 @@ def _control_host(world: Path) -> None:
 def _site(world: Path) -> None:
     """One node that is everything, and out of reach."""
     node = {**UNREACHABLE, "ansible_user": "root"}
-    hosts: dict[str, Any] = {"all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}}
+    hosts: dict[str, Any] = {
+        "all": {"children": {"gateway": {"hosts": {"node-1": node}}, "gpu": {"hosts": {"node-1": None}}}}
+    }
     # The bundle has no model, so nothing is served.
     settings = {"appliance_site": {"control": {"address": "127.0.0.1"}, "management_sources": ["127.0.0.1"]}}
     (world / "site/group_vars/all").mkdir(parents=True)

@@ -49,7 +49,7 @@ class Server:
         self._owners: dict[str, float] = {}  # workers that are gone, until when they may come back
         self._files: list[tuple[int, int, int]] = []
         self._stop = asyncio.Event()
-        self._full = ""
+        self._full, self._failed = "", False
 
     async def run(self, socket: Path) -> None:
         """Serve until SIGTERM."""
@@ -67,6 +67,8 @@ class Server:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         tasks = [asyncio.create_task(t) for t in (self._ticks(), self._flushes(), self._watch(), self._checkpoints())]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         notify.ready()
         await self._stop.wait()
         server.close()
@@ -76,6 +78,19 @@ class Server:
         self.commit()
         self.ledger.writer.checkpoint()
         self.ledger.log.close()
+        if self._failed:
+            raise ApplianceError(
+                "the ledger stopped after a failure",
+                where="its log has it",
+                remedy="Fix what it names; systemd starts it again.",
+            )
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A ledger that no longer flushes, grants or watches must not go on as if it did."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the ledger failed", exc_info=error)
+            self._failed = True
+            self._stop.set()
 
     def commit(self) -> set[str]:
         """Write, then tell the workers whose requests may run now."""
@@ -161,7 +176,8 @@ class Server:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(wal.FLUSH_S)
-            await loop.run_in_executor(None, self.ledger.log.flush)
+            if self.ledger.log.dirty:
+                await loop.run_in_executor(None, self.ledger.log.flush)
 
     async def _watch(self) -> None:
         while True:

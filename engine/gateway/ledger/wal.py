@@ -28,14 +28,18 @@ class DamagedError(ApplianceError):
 
 
 class Log:
-    """The state file and the log that follows it, in one directory."""
+    """The state file and the log that follows it, in one directory.
+
+    Attributes:
+        dirty: something was written since the last flush.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.sequence = 0  # of the last record
         self.size = 0
         self._fd = -1
-        self._dirty = False
+        self.dirty = False
 
     def open(self) -> tuple[dict[str, Any] | None, list[Record]]:
         """The last state and the records after it. The log is then open for more.
@@ -72,12 +76,12 @@ class Log:
         write_whole(self._fd, raw, self.size)
         self.size += len(raw)
         self.sequence += len(records)
-        self._dirty = True
+        self.dirty = True
 
     def flush(self) -> None:
         """Bring what was written to the disk; called from a thread."""
-        if self._dirty:
-            self._dirty = False
+        if self.dirty:
+            self.dirty = False
             os.fdatasync(self._fd)
 
     def compact(self, state: dict[str, Any]) -> None:

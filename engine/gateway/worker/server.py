@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket as sockets
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from engine.errors import ApplianceError
 from engine.gateway import checking, notify
@@ -31,11 +31,7 @@ def serve(config: Path, socket: Path) -> None:
         InputError: the configuration is wrong.
     """
     settings = checking.load(config)
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.run(_serve(settings.ledger.socket, settings.bounds.ledger_s, socket))
+    uvloop.run(_serve(settings.ledger.socket, settings.bounds.ledger_s, socket))
 
 
 async def _serve(ledger_socket: Path, wait_s: float, socket: Path) -> None:
@@ -61,6 +57,15 @@ async def _serve(ledger_socket: Path, wait_s: float, socket: Path) -> None:
     )  # fmt: skip
     listener = listen(socket)
     ready = asyncio.create_task(_ready(server))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        """A worker without its line to the ledger, or without deadlines, must not go on as if it had them."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the worker failed", exc_info=error)
+            server.should_exit = True
+
+    for task in tasks:
+        task.add_done_callback(ended)
     try:
         await server.serve([listener])
     finally:

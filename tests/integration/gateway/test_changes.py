@@ -224,3 +224,16 @@ def test_a_worker_ends_its_streams_before_it_stops(tmp_path: Path) -> None:
         (tmp_path / "gate").touch()
         assert b"".join(stream).endswith(b"data: [DONE]\n\n")
         assert old.wait(240) in (0, -15)  # uvicorn ends by the signal when it is done
+
+
+def test_settings_of_the_ledger_need_a_restart_and_say_so(tmp_path: Path) -> None:
+    with running(tmp_path) as site:
+        assert site.ask(chat()).status == 200
+        data = _changed(site)
+        data["ledger"]["checkpoint_s"] = 1.0
+        site.write(data)
+        found = wait_for(
+            lambda: [a for a in site.audit("administrative") if a["act"] == "configuration refused"], "the refusal"
+        )[0]
+        assert "Restart the ledger" in found["reason"]
+        assert site.ask(chat()).status == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine.errors import InputError
+from engine.errors import ApplianceError, InputError
 from engine.gateway.audit import writer as audit_writer
 from engine.gateway.ledger import core, wal
 from engine.gateway.ledger.clock import Clock
+from engine.gateway.ledger.server import Server
 from tests import gatewaysite as lab
 
 
@@ -206,3 +208,26 @@ def test_two_replicas_share_by_load_and_one_that_is_away_comes_last(tmp_path: Pa
 def test_clocks_tell_the_zone_they_are_given() -> None:
     assert Clock("Pacific/Kiritimati", wall=lambda: 1_796_083_200.0).now().day == "2026-12-01"
     assert Clock("Pacific/Pago_Pago", wall=lambda: 1_796_083_200.0).now().day == "2026-11-30"
+
+
+def test_a_ledger_that_can_no_longer_flush_stops_with_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lab.write(tmp_path, lab.site(tmp_path))
+    server = Server(path)
+
+    def broken() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(server.ledger.log, "flush", broken)
+    monkeypatch.setattr(server.ledger.log, "close", lambda: None)
+    with pytest.raises(ApplianceError, match="stopped after a failure"):
+        asyncio.run(asyncio.wait_for(_dirty(server, tmp_path), 120))
+
+
+async def _dirty(server: Server, where: Path) -> None:
+    run = asyncio.create_task(server.run(where / "ledger.sock"))
+    while not (where / "ledger.sock").exists():
+        await asyncio.sleep(0.01)
+    server.ledger.log.dirty = True
+    await run

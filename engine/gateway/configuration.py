@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 ORDER: tuple[Class, ...] = ("interactive", "default", "batch")  # highest first
 KINDS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "concurrent_requests")
 MAX_KEY_DAYS = 90
+PREFIX = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]{0,62})?/?")
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
 
@@ -128,7 +130,8 @@ class Issuer(Part):
 
 
 class Replica(Part):
-    """A model server: ``unix:/path``, ``http://127.0.0.1:port`` or ``https://host:port`` with a client certificate."""
+    """A model server: ``unix:/path``, ``http://127.0.0.1:port`` or ``https://host:port`` with a client certificate. The last two may end with
+    ``/name``, which then stands before every path that is asked for."""
 
     url: Annotated[str, Field(max_length=500)]
     certificate: Path | None = None
@@ -151,8 +154,8 @@ class Replica(Part):
                 raise ValueError("an https replica needs host, port, certificate, key and ca")
         elif parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "::1") or not port:
             raise ValueError("must be unix:/path, https://host:port, or http://127.0.0.1:port")
-        if parts.scheme != "unix" and (parts.path not in ("", "/") or parts.query or parts.username):
-            raise ValueError("must have no path, query or user")
+        if parts.scheme != "unix" and (not PREFIX.fullmatch(parts.path) or parts.query or parts.username):
+            raise ValueError("must have no query or user, and no path but one /name before those of the API")
         return self
 
 

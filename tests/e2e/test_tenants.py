@@ -50,9 +50,18 @@ def lab(demo: Demo) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(demo: Demo, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("tenants") / "site"
     shutil.copytree(TREE / "inventories/demo", where)
+    for path in (where / "hosts.yml", where / "group_vars/all/site.yml"):
+        # Its addresses as an operator writes them: Ansible gets nothing of this process's environment.
+        path.write_text(
+            re.sub(
+                r"\{\{ lookup\('ansible.builtin.env', '(\w+)'\) \}\}",
+                lambda m: demo.environment[m[1]],
+                path.read_text(),
+            )
+        )
     file = where / "group_vars/all/site.yml"
     file.write_text(file.read_text() + "  gateway:\n    tenants: tenants.yml\n")
     (where / "tenants.yml").write_text(TENANTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -72,7 +73,7 @@ def test_the_rendered_configuration_is_what_the_gateway_itself_accepts(tmp_path:
     assert read == found.configuration
     (model,) = read.models
     assert (model.name, model.context_tokens, model.output_tokens, model.slots) == ("tiny", 1024, 1024, 32)
-    assert [r.url for r in model.replicas] == ["https://10.1.0.21:8444", "https://[2001:db8::22]:8444"]
+    assert [r.url for r in model.replicas] == ["https://10.1.0.21:8444/chat", "https://[2001:db8::22]:8444/chat"]
     assert {(str(r.certificate), str(r.key), str(r.ca), r.server_name) for r in model.replicas} == {
         ("node.crt", "node.key", "/etc/appliance/pki/ca.crt", "inference.appliance.internal")
     }
@@ -89,6 +90,30 @@ def test_a_node_that_is_everything_is_asked_on_its_own_socket(tmp_path: Path) ->
     assert found is not None
     assert [r.url for r in found.configuration.models[0].replicas] == ["unix:/run/appliance-vllm/chat/api.sock"]
     assert found.peers == ()
+
+
+def test_replicas_of_a_node_count_each_with_its_slots_and_only_nodes_that_run_a_service_are_asked(
+    tmp_path: Path,
+) -> None:
+    shares = {"cpus": 1, "memory_max": "4G", "environment": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    first = {**lab.SITE["services"][0], "replicas": 2, "nodes": ["gpu-2"], **shares}
+    other = {"name": "other", "model": "m", "served_name": "big", "args": {"max-model-len": 64}, **copy.deepcopy(shares)}
+    place = lab.write(tmp_path / "site", services=[first, other])
+    found = inventories.load(place).tenants
+    assert found is not None
+    urls = {m.name: [r.url for r in m.replicas] for m in found.configuration.models}
+    assert urls == {
+        "tiny": ["https://[2001:db8::22]:8444/chat"] * 2,
+        "big": ["https://10.1.0.21:8444/other", "https://[2001:db8::22]:8444/other"],
+    }
+    found = inventories.load(
+        lab.write(tmp_path / "one", hosts=ONE_NODE, services=[{**first, "nodes": ["node-1"]}])
+    ).tenants
+    assert found is not None
+    assert [r.url for r in found.configuration.models[0].replicas] == [
+        "unix:/run/appliance-vllm/chat/api.sock",
+        "unix:/run/appliance-vllm/chat-2/api.sock",
+    ]
 
 
 def test_the_order_of_keys_and_comments_does_not_change_what_is_rendered(tmp_path: Path) -> None:

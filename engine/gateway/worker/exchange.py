@@ -172,7 +172,9 @@ class Exchange:
     async def _send(self, connection: upstream.Connection, prepared: Prepared) -> int:
         accept = "text/event-stream" if prepared.stream else "application/json"
         head = upstream.head_of(
-            UPSTREAM[self.endpoint], len(prepared.body), {"accept": accept, "x-request-id": self.rid}
+            connection.prefix + UPSTREAM[self.endpoint],
+            len(prepared.body),
+            {"accept": accept, "x-request-id": self.rid},
         )
         self._accepted = True
         self.waits = ("first", time.monotonic())

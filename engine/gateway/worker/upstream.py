@@ -52,6 +52,11 @@ class Connection(asyncio.Protocol):
         self.headers: dict[str, str] = {}
 
     @property
+    def prefix(self) -> str:
+        """What stands before every path of this model server."""
+        return self._pool.prefix
+
+    @property
     def usable(self) -> bool:
         return not self._transport.is_closing() and self._error is None
 
@@ -158,6 +163,7 @@ class Pool:
         self._parts = urlsplit(replica.url)
         self._host, self._port = self._parts.hostname or "", self._parts.port or 0
         self._name = replica.server_name or self._host
+        self.prefix = "" if self._parts.scheme == "unix" else self._parts.path.rstrip("/")
         self._tls: ssl.SSLContext | None = None
         if self._parts.scheme == "https":
             self._tls = ssl.create_default_context(cafile=str(replica.ca))

@@ -22,6 +22,7 @@ from engine.gateway.configuration import ORDER, Configuration
 from engine.gateway.document import Document, Key
 from engine.rules.networks import with_port
 from installer.pki.authority import OWN_CLIENT
+from installer.site import services
 from installer.site.settings import Service, Site
 from installer.site.tenants.file import TenantsFile
 
@@ -121,17 +122,25 @@ def _behind(hosts: Iterable[Host]) -> list[Host]:
 
 
 def _replicas(site: Site, hosts: Sequence[Host], address: Address, service: Service) -> list[dict[str, str]]:
-    own = any({"gpu", "gateway"} <= set(h.groups) for h in hosts)
-    found = [{"url": f"unix:/run/appliance-vllm/{service.name}/api.sock"}] if own else []
+    """Where a service is asked: on the gateway host each replica by its socket, on other nodes by the path of the service. A node is there as
+    often as it has replicas, for slots are those of one."""
+    found = [
+        {"url": f"unix:/run/appliance-vllm/{r.name}/api.sock"}
+        for h in hosts
+        if "gateway" in h.groups
+        for r in services.replicas(site, h)
+        if r.service is service
+    ]
     return found + [
         {
-            "url": f"https://{with_port(address(h, 'inference'), site.inference_port)}",
+            "url": f"https://{with_port(address(h, 'inference'), site.inference_port)}/{service.name}",
             "certificate": CERTIFICATE,
             "key": KEY,
             "ca": AUTHORITY,
             "server_name": PEER_NAME,
         }
-        for h in _behind(hosts)
+        for h in services.hosts_of(service, _behind(hosts))
+        for _ in range(service.replicas)
     ]
 
 

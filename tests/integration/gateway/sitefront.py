@@ -104,7 +104,7 @@ class Front:
         for there, here in (
             (render.LEDGER_SOCKET, self.where / "ledger.sock"), (render.CHECKPOINT_KEY, self.where / "checkpoint.pem"),
             (render.STATE, self.where / "ledger"), (render.AUTHORITY, self.where / "gw-1/ca.crt"),
-            ("https://10.1.0.21:8444", f"https://127.0.0.1:{self.inference}"),
+            ("https://10.1.0.21:8444/", f"https://127.0.0.1:{self.inference}/"),
         ):  # fmt: skip
             assert there in text
             text = text.replace(there, str(here))

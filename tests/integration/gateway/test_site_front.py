@@ -35,7 +35,7 @@ def test_a_key_over_a_certificate_of_no_tenant_is_answered_through_the_gpu_nodes
     seen = front.site.record("begin")[-1]["headers"]
     assert not {"authorization", "x-api-key", "x-appliance-client-verify", "x-appliance-client-certificate"} & set(seen)
     line = wait_for(
-        lambda: [r for r in front.site.audit() if r.get("rid") == answer.headers["x-request-id"]], "the audit line"
+        lambda: [r for r in front.site.audit() if r.get("request") == answer.headers["x-request-id"]], "the audit line"
     )[0]
     assert (line["tenant"], line["credential"]) == ("team-a", "a-1")
 

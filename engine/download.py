@@ -103,20 +103,19 @@ class Downloader:
         if not wanted:
             return 0
         self._report.begin(task, sum(i.size for i in wanted))
-        with ThreadPoolExecutor(WORKERS) as workers:
-            # Largest first: the last one running is then a short one.
-            jobs: list[Future[int]] = [
-                workers.submit(self.fetch, i, task) for i in sorted(wanted, key=lambda i: -i.size)
-            ]
-            try:
-                done, waiting = wait(jobs, return_when=FIRST_EXCEPTION)
-            except KeyboardInterrupt:
-                # The end of the block waits for what runs: it ends now, also where a source sends nothing.
-                workers.shutdown(wait=False, cancel_futures=True)
-                self._cut()
-                raise
+        workers = ThreadPoolExecutor(WORKERS)
+        # Largest first: the last one running is then a short one.
+        jobs: list[Future[int]] = [workers.submit(self.fetch, i, task) for i in sorted(wanted, key=lambda i: -i.size)]
+        try:
+            done, waiting = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in waiting:
                 job.cancel()
+            workers.shutdown()
+        except KeyboardInterrupt:
+            # Nobody waits for a source that sends nothing; what its thread has written so far stays for the next time.
+            workers.shutdown(wait=False, cancel_futures=True)
+            self._cut()
+            raise
         moved = sum(j.result() for j in done)
         self._report.end(task)
         return moved
@@ -223,6 +222,7 @@ class Downloader:
                     ),
                 )
             self._open.add(response)
+            interruption.stop_if_asked()  # after it was added: it is either cut or never waited for
             yield response
         finally:
             self._open.discard(response)

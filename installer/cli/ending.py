@@ -36,7 +36,12 @@ def run(screen: Screen, command: Callable[[], int]) -> NoReturn:
             code = _code(screen, command)
         except KeyboardInterrupt:  # while something was said at the end
             code = _stopped(screen)
+        received = interruption.received()
     streams.abandon()
+    if received:
+        os._exit(
+            code
+        )  # sys.exit would wait for threads whose source has not answered yet; nothing of theirs is to be cleaned up
     sys.exit(code)
 
 
@@ -49,9 +54,7 @@ def _code(screen: Screen, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _stopped(screen)
     except Exception as error:
-        if (
-            interruption.received()
-        ):  # a process that was ended, or a file that was closed, is told as an error by whoever waited for it
+        if interruption.received():  # who waited for a process that was ended tells that as an error
             return _stopped(screen)
         return _told(screen, error)
 

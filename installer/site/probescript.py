@@ -55,7 +55,7 @@ def errand(verb: str, question: Mapping[str, Any], word: str) -> bytes:
 def modules() -> dict[str, Path]:
     """Every module that is sent, by its path in the archive."""
     base = Path(engine.__file__).parent
-    mine = [base / f"{n}.py" for n in ("__init__", "errors", "nvml", "process")]
+    mine = [base / f"{n}.py" for n in ("__init__", "bounds", "errors", "interruption", "nvml", "process")]
     mine += sorted((base / "preflight").glob("*.py"))
     found = {f"engine/{p.relative_to(base)}": p for p in mine if not p.name.startswith(_NOT_SENT)}
     spec = importlib.util.find_spec("pynvml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,13 @@ def lab(demo: Demo) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(demo: Demo, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with the lab's addresses and key written into it, as an operator would."""
     where = tmp_path_factory.mktemp("several") / "site"
     shutil.copytree(EXAMPLE, where)
+    for file in (where / "hosts.yml", where / "group_vars/all/site.yml"):
+        looked_up = r"\{\{ lookup\('ansible\.builtin\.env', '(\w+)'\) \}\}"
+        file.write_text(re.sub(looked_up, lambda found: demo.environment[found[1]], file.read_text()))
     return where
 
 

@@ -148,7 +148,8 @@ def inventory(planted: Planted, site: Path, vault_password: Path) -> Path:
         env={**os.environ, "ANSIBLE_VAULT_PASSWORD_FILE": str(vault_password)}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     (site / "group_vars/all").mkdir(parents=True)
-    host = {"node-1": {"ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_user": "root"}}
+    # Nothing is sent to that address: the program that would connect ends at once.
+    host = {"node-1": {"ansible_host": "10.1.2.21", "ansible_user": "root", "ansible_ssh_common_args": "-o ProxyCommand=/bin/false"}}  # fmt: skip
     groups = {"all": {"children": {"gpu": {"hosts": host}, "gateway": {"hosts": {"node-1": {}}}}}}
     (site / "hosts.yml").write_text(yaml.safe_dump(groups))
     (site / "group_vars/all/own.yml").write_text(
@@ -157,7 +158,7 @@ def inventory(planted: Planted, site: Path, vault_password: Path) -> Path:
     )
     service = {"name": "tiny", "model": "tiny", "served_name": "tiny"}
     told = {
-        "control": {"address": "127.0.0.1"}, "management_sources": ["127.0.0.1/32"], "client_sources": ["10.1.3.0/24"],
+        "control": {"address": "10.1.2.5"}, "management_sources": ["10.1.2.5/32"], "client_sources": ["10.1.3.0/24"],
         "services": [{**service, "environment": {"LICENCE": planted.new("a service's environment")}}],
         "containers": [{
             "name": "metrics", "image": f"metrics@sha256:{'a' * 64}", "memory": "1G",
@@ -208,7 +209,7 @@ def test_fifty_secrets_cross_nothing(tmp_path: Path, clone: Path, capsys: pytest
         command = [sys.executable, "-m", "installer", *map(str, argv)]
         done = subprocess.run(command, cwd=clone, env=environ, capture_output=True, text=True, check=False)
         said[" ".join(map(str, argv[:3]))] = done.stdout + done.stderr
-        assert done.returncode in ok, (argv, done.stderr[-2000:])
+        assert done.returncode in ok, (argv, done.stdout[-2000:], done.stderr[-2000:])
 
     site, runs = inventory(planted, tmp_path / "site", vault_password), tmp_path / "runs"
     kept = (
@@ -265,4 +266,4 @@ def test_fifty_secrets_cross_nothing(tmp_path: Path, clone: Path, capsys: pytest
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("a", base64.b64encode(b"ab" + planted.secrets["netrc"].encode()))
     assert any(planted.seen(data) for _, data in texts("z", gzip.compress(archive.getvalue())))
-    assert len(found(planted, home)) == len(HOME)
+    assert {name for name, _ in found(planted, home)} >= set(HOME)

@@ -43,7 +43,7 @@ BOOK = """
       ansible.builtin.copy:
         dest: "{out}/service.env"
         content: |
-          {{% for name, value in appliance_services[0].environment.items() %}}
+          {{% for name, value in appliance_services['gpu-1'][0].environment.items() %}}
           {{{{ name }}}}={{{{ value | to_json }}}}
           {{% endfor %}}
     - name: Show
@@ -51,7 +51,7 @@ BOOK = """
         var: appliance_containers
     - name: Fail with a value
       ansible.builtin.fail:
-        msg: "PORT_PIN=4711 and {{{{ appliance_services[0].environment.LICENCE }}}}"
+        msg: "PORT_PIN=4711 and {{{{ appliance_services['gpu-1'][0].environment.LICENCE }}}}"
 """
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.download import WORKERS
 from tests.bundles import make
 
 TREE = Path(__file__).parents[2]
@@ -145,38 +146,49 @@ def test_what_nohup_ignores_ends_nothing(start: Start, stalled_git: tuple[str, s
     assert running(word) == []
 
 
-@pytest.fixture
-def stalling_source(tmp_path: Path) -> Iterator[str]:
-    """The address of a server that sends the beginning of a file and then nothing."""
+@contextlib.contextmanager
+def stalling(tmp_path: Path, answer: bytes) -> Iterator[str]:
+    """The address of a server that sends ``answer`` to everyone and then nothing; `begun` is there when eight have asked."""
+    taken: list[socket.socket] = []
+
+    def one(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(answer)
+            taken.append(connection)
+        if len(taken) == WORKERS:
+            (tmp_path / "begun").touch()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            taken = []
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    taken.append(connection)
-                    connection.recv(4096)
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n" + b"x" * 3_000_000)
-                    (tmp_path / "begun").touch()
-
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/a"
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
+        for connection in taken:
+            connection.close()
 
 
+BEGINNING = b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n" + b"x" * 3_000_000
+
+
+@pytest.mark.parametrize("answer", [BEGINNING, b""], ids=["in the middle", "before it answers"])
 @pytest.mark.parametrize("number", CODES)
 def test_a_download_ends_at_once_also_where_nothing_comes(
-    start: Start, stalling_source: str, tmp_path: Path, number: signal.Signals
+    start: Start, tmp_path: Path, number: signal.Signals, answer: bytes
 ) -> None:
-    work = (
-        "from pathlib import Path; from engine.blobs import Blobs; from engine.download import Downloader, Item\n"
-        f"items = [Item('a', '{stalling_source}', format(i, '064x'), 4_000_000) for i in range(20)]\n"
-        f"work = lambda: Downloader(Blobs(Path('{tmp_path}/blobs'))).fetch_all(items)"
-    )
-    child = start(sys.executable, "-c", COMMAND.format(work))
-    assert end(child, number) == (CODES[number], "", SENTENCES[number])
+    with stalling(tmp_path, answer) as address:
+        work = (
+            "from pathlib import Path; from engine.blobs import Blobs; from engine.download import Downloader, Item\n"
+            f"items = [Item('a', '{address}', format(i, '064x'), 4_000_000) for i in range(20)]\n"
+            f"work = lambda: Downloader(Blobs(Path('{tmp_path}/blobs'))).fetch_all(items)"
+        )
+        child = start(sys.executable, "-c", COMMAND.format(work))
+        assert end(child, number) == (CODES[number], "", SENTENCES[number])
 
 
 @pytest.mark.parametrize("number", CODES)

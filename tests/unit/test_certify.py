@@ -151,3 +151,23 @@ def test_a_run_killed_anywhere_is_healed_by_the_next(
     again = signed(authority, told["csr"])
     certify.answer({"step": "place", "certificate": again})
     assert fits(pki) and (pki / "node.crt").read_text() == again and not (pki / "previous").exists()
+
+
+def test_workers_of_the_gateway_take_a_new_certificate_in_one_after_the_other(
+    pki: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, real, done = signed(authority, asked(pki)), certify.run, []
+
+    def run(argv: Sequence[str | Path], **settings: Any) -> Any:
+        if argv[0] != "systemctl":
+            return real(argv, **settings)
+        done.append(list(argv[1:]))
+        listed = "appliance-gateway@2.service loaded active\nappliance-gateway@1.service loaded active\n"
+        return SimpleNamespace(returncode=0, stdout=listed if argv[1] == "list-units" else "")
+
+    monkeypatch.setattr(certify, "run", run)
+    certify.answer({"step": "place", "certificate": certificate})
+    assert done[1:] == [["restart", "appliance-gateway@1.service"], ["restart", "appliance-gateway@2.service"]]
+    done.clear()
+    certify.answer({"step": "place", "crl": (pki / "crl.pem").read_text() + "\n"})
+    assert done == []

@@ -45,6 +45,7 @@ def install(root: Path, release: str, image: str, temperature: str = "1") -> Non
     write(root, "etc/appliance/vllm/chat.yaml", f"temperature: {temperature}\n", 0o600)
     write(root, "etc/appliance/nginx/nginx.conf", "listen 8443;\n")
     write(root, "etc/appliance/pki/node.key", "secret", 0o640)
+    write(root, "etc/appliance/gateway/gateway.yml", "tenants", 0o640)
     write(root, "etc/operators-own.conf", "mine\n")
     write(root, f"var/lib/appliance/views/{release}/content/a", release)
     (root / f"opt/appliance/releases/{release}").mkdir(parents=True, exist_ok=True)
@@ -125,6 +126,7 @@ def test_the_list_says_which_files_differ_from_the_current_state(store: Store) -
 
 def test_secrets_and_the_operators_files_are_not_kept(store: Store) -> None:
     kept = store.load(1)
+    assert "etc/appliance/gateway/gateway.yml" not in kept.entries  # a revoked key would come back
     assert "etc/appliance/pki/node.key" not in kept.entries and "etc/operators-own.conf" not in kept.entries
     assert not [p for p in store.directory.rglob("*") if p.is_file() and p.stat().st_mode & 0o077 and p.name != ".lock"]
 

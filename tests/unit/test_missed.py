@@ -86,3 +86,14 @@ def test_a_socket_takes_its_service_along(node: Path) -> None:
     )  # fmt: skip
     [found] = judge(f"{socket}\n{shown()}", node, BOOTED, NOW)
     assert (found.unit, found.along) == ("appliance-egress-raw.socket", ("appliance-nginx.service",))
+
+
+def test_tenants_of_the_gateway_are_no_reason_to_restart_it_and_its_certificate_is(node: Path) -> None:
+    """The ledger watches its configuration itself; a worker takes its certificate in at its start alone."""
+    unit, tenants = "etc/systemd/system/appliance-gateway@.service", "etc/appliance/gateway/gateway.yml"
+    write(node, unit, f"ExecStart=serve --config /{tenants}\nLoadCredential=node.crt:/{KEY}\n", 60)
+    write(node, tenants, "schema: 1\n", -1)
+    worker = shown(Id="appliance-gateway@1.service", FragmentPath=f"/{unit}", DropInPaths="", CanReload="no")
+    assert judge(worker, node, BOOTED, NOW) == ()
+    write(node, KEY, "certificate", -1)
+    assert judge(worker, node, BOOTED, NOW) == (Missed("appliance-gateway@1.service", f"/{KEY}", False),)

@@ -105,8 +105,10 @@ class Downloader:
         self._report.begin(task, sum(i.size for i in wanted))
         workers = ThreadPoolExecutor(WORKERS)
         # Largest first: the last one running is then a short one.
-        jobs: list[Future[int]] = [workers.submit(self.fetch, i, task) for i in sorted(wanted, key=lambda i: -i.size)]
-        try:
+        jobs: list[Future[int]] = []
+        try:  # from the first thread on: a signal may come while the others are started
+            for item in sorted(wanted, key=lambda i: -i.size):
+                jobs.append(workers.submit(self.fetch, item, task))
             done, waiting = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in waiting:
                 job.cancel()

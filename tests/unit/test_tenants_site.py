@@ -97,7 +97,13 @@ def test_replicas_of_a_node_count_each_with_its_slots_and_only_nodes_that_run_a_
 ) -> None:
     shares = {"cpus": 1, "memory_max": "4G", "environment": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
     first = {**lab.SITE["services"][0], "replicas": 2, "nodes": ["gpu-2"], **shares}
-    other = {"name": "other", "model": "m", "served_name": "big", "args": {"max-model-len": 64}, **copy.deepcopy(shares)}
+    other = {
+        "name": "other",
+        "model": "m",
+        "served_name": "big",
+        "args": {"max-model-len": 64},
+        **copy.deepcopy(shares),
+    }
     place = lab.write(tmp_path / "site", services=[first, other])
     found = inventories.load(place).tenants
     assert found is not None

@@ -7,12 +7,13 @@ environment of its process, all variables and every module's arguments and resul
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ from installer.site.inventory import Inventory
 
 # Beside where it may write and whose files are read (engine.process.KEPT): the SSH agent, Kerberos, GnuPG for a vault's password.
 PASSED = ("GNUPGHOME", "KRB5CCNAME", "SSH_AUTH_SOCK", "TERM")
+# lookup('env', 'NAME', …) and query with it, also by the plug-in's long name.
+LOOKUP = re.compile(r"""(?:lookup|query|q)\(\s*['"](?:ansible\.builtin\.)?env['"]\s*,([^)]*)\)""")
+NAME = re.compile(r"""['"]([A-Za-z_][A-Za-z0-9_]*)['"]""")
+MAX_FILES, MAX_TEXT = 10_000, 16 << 20
 # What ansible-runner takes from the environment for its own settings, and what it adds.
 MERGED = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "AWX_LIB_DIRECTORY")
 ADDED = frozenset({
@@ -68,7 +73,7 @@ class Playbooks:
         private = self.run_dir / f"runner-{self._runs}"
         private.mkdir(mode=0o700)
         playbook_environment = {
-            **passed(os.environ),
+            **passed(os.environ, looked_up(self.inventory.path)),
             **dict.fromkeys(MERGED, ""),
             "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
             # ansible-runner turns the check off unless it is named here.
@@ -123,10 +128,26 @@ class Playbooks:
         return log
 
 
-def passed(environ: Mapping[str, str]) -> dict[str, str]:
-    """What Ansible gets of this process's environment; docs/inventory.md lists it. Tokens of clouds and hubs are not among it."""
+def passed(environ: Mapping[str, str], named: Iterable[str] = ()) -> dict[str, str]:
+    """What Ansible gets of this process's environment; docs/inventory.md lists it. Tokens of clouds and hubs are not among it.
+
+    Args:
+        named: variables that the inventory itself looks up.
+    """
     path = f"{sysconfig.get_path('scripts')}:{search_path(environ)}"
-    return {**{n: environ[n] for n in (*KEPT, *PASSED) if n in environ}, "PATH": path}
+    return {**{n: environ[n] for n in (*KEPT, *PASSED, *named) if n in environ}, "PATH": path}
+
+
+def looked_up(inventory: Path) -> list[str]:
+    """Names of environment variables that the files of an inventory look up with Ansible's plug-in ``env``, sorted."""
+    files = [inventory] if inventory.is_file() else sorted(p for p in inventory.rglob("*") if p.is_file())
+    found: set[str] = set()
+    for file in files[:MAX_FILES]:
+        with suppress(OSError), file.open("rb") as opened:
+            text = opened.read(MAX_TEXT).decode("utf-8", "replace")
+            for names in LOOKUP.findall(text):
+                found.update(NAME.findall(names))
+    return sorted(found)
 
 
 def without_others(made: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

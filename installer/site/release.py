@@ -7,17 +7,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine import metadata, verify
+from engine.copying import copy_target
 from engine.errors import InputError, TrustError
 from engine.memory import Demand
 from engine.report import Report
 from engine.trust import Trusted
 from installer.carry import checking
 from installer.depot import Depot
+from installer.evidence import contents
 from installer.site.unchanged import NodeNow
+
+# What a release says of itself; the control host reads it, nodes fetch the rest.
+ACCOUNT = (contents.MANIFEST, contents.LICENCES, contents.SBOM, contents.PROVENANCE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,10 @@ def _completed(depot: Depot, bundle: Path, trusted: Trusted) -> Iterator[Path]:
                 )
             link = view / path
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(source)
+            if path in ACCOUNT:  # read here without following links, so it is a file of its own
+                copy_target(source.parent, replace(target, path=source.name), link)
+            else:
+                link.symlink_to(source)
         yield view
     finally:
         shutil.rmtree(scratch)

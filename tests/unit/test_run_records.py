@@ -129,6 +129,11 @@ def test_a_run_keeps_its_log_alone_without_environment_and_values(
 def test_the_environment_of_ansible_is_a_list() -> None:
     given = {**dict.fromkeys(TOKENS, "x"), "HOME": "/root", "PATH": "/bin", "LD_PRELOAD": "x", "PYTHONPATH": "x"}
     assert playbooks.passed(given).keys() == {"HOME", "PATH"}
+    assert playbooks.passed({**given, "MY_NODE": "1", "OTHER": "2"}, ["MY_NODE", "ABSENT"]).keys() == {
+        "HOME",
+        "PATH",
+        "MY_NODE",
+    }
     text = (Path(__file__).parents[2] / "docs/inventory.md").read_text()
     assert [n for n in (*process.KEPT, *playbooks.PASSED) if f"`{n}`" not in text] == []
 
@@ -149,3 +154,16 @@ def test_a_short_value_is_left_out_behind_its_name_alone() -> None:
     assert concealing.without(text, [{"MODE": "on"}]) == (
         "MODE=(not shown)\nturned on\n{'MODE': '(not shown)', \"MODE\": \"(not shown)\"} XMODE=on"
     )
+
+
+def test_the_variables_that_an_inventory_looks_up_are_passed_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "hosts.yml").write_text(
+        "a: \"{{ lookup('env', 'ONE') }}\"\nb: '{{ query(\"ansible.builtin.env\", \"TWO\", \"THREE\") }}'\nc: \"{{ lookup('file', 'NOT') }}\"\n"
+    )
+    (tmp_path / "group_vars/all.yml").write_text(
+        "d: \"{{ lookup( 'ansible.builtin.env','FOUR' ) | default('HOME') }}\"\n"
+    )
+    assert playbooks.looked_up(tmp_path) == ["FOUR", "ONE", "THREE", "TWO"]
+    demo = playbooks.looked_up(Path(__file__).parents[2] / "inventories/demo")
+    assert demo == ["APPLIANCE_DEMO_CONTROL", "APPLIANCE_DEMO_KEY", "APPLIANCE_DEMO_KNOWN_HOSTS", "APPLIANCE_DEMO_NODE"]

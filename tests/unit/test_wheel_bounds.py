@@ -92,7 +92,6 @@ BROKEN = {
     "noise": b"noise" * 1000,
     "cut": wheel(GOOD)[:-40],
     "no metadata": wheel({"a/__init__.py": b""}),
-    "other name": wheel(GOOD | {"a-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: b\nVersion: 1\n"}),
     "not metadata": wheel(GOOD | {"a-1.dist-info/METADATA": b"\xff\xfe\0"}),
 }
 
@@ -107,7 +106,7 @@ def test_a_damaged_wheel_of_a_source_is_named_and_the_requirements_are_not_blame
     message = str(refused.value)
     assert "no solution" not in message
     assert "wheels: small" in message
-    assert "the wheel of a calls itself b" in message if name == "other name" else FILE in message
+    assert FILE in message
 
 
 def long_metadata(path: Path, mib: int) -> None:

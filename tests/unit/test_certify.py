@@ -156,7 +156,7 @@ def test_a_run_killed_anywhere_is_healed_by_the_next(
 def test_workers_of_the_gateway_take_a_new_certificate_in_one_after_the_other(
     pki: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate, real, done = signed(authority, asked(pki)), certify.run, []
+    certificate, real, done = signed(authority, asked(pki)), process.run, []
 
     def run(argv: Sequence[str | Path], **settings: Any) -> Any:
         if argv[0] != "systemctl":

@@ -152,11 +152,14 @@ def test_the_end_of_an_install_says_both_halves_and_a_bad_one_is_not_called_inst
     outcome = Outcome(
         "d-1", False, "", "", nodes={"gpu-1": {"ok": 1, "changed": 3}}, phases_s={"total": 43.2}, good=True
     )
-    outcome.egress = [WaysOut("gpu-1", True, True, 38, 38, 0, NOW.isoformat())]
+    outcome.egress = [WaysOut("gpu-1", True, True, 38, 38, 0, datetime.now(UTC).isoformat())]
     Screen().result({}, page(outcome))
     told = capsys.readouterr().out.splitlines()
     assert told[-2:] == ["gpu-1: 38 ways out tried, all refused", "d-1: installed in 43 s"]
-    outcome.good, outcome.egress = False, [WaysOut("gpu-1", True, False, 38, 37, 0, NOW.isoformat(), ["tcp got out"])]
+    outcome.good, outcome.egress = (
+        False,
+        [WaysOut("gpu-1", True, False, 38, 37, 0, datetime.now(UTC).isoformat(), ["tcp got out"])],
+    )
     Screen().result({}, page(outcome))
     told = capsys.readouterr().out.splitlines()
     assert told[-2] == "gpu-1: NOT PROVED SHUT: tcp got out" and "NOT INSTALLED" in told[-1]

@@ -6,6 +6,7 @@ got. A frame that is not what it must be ends the stream with an error; nothing 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class Frames:
         return self._rest
 
 
-class Stream:
+class Stream(ABC):
     """Reads the frames of one answer.
 
     Attributes:
@@ -89,13 +90,13 @@ class Stream:
         self.finish: str | None = None
         self.number = 0
 
+    @abstractmethod
     def feed(self, frame: bytes) -> bytes:
         """What the client gets of a frame, with its empty line; nothing when it is only for the gateway.
 
         Raises:
             BrokenStream: the frame is an error of the model server, or is not what it must be.
         """
-        raise NotImplementedError
 
     def _data(self, frame: bytes) -> tuple[bytes, dict[str, Any]]:
         """The event and data of a frame."""

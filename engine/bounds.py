@@ -26,6 +26,7 @@ LEFT_FREE = 256 << 20  # bytes of a file system that a tool may not take: the sy
 LOOK_S = 0.1  # seconds between looks at the directory, and more where it takes long to look
 PIECE = 1 << 16
 OUTPUT = 64 << 20  # bytes that a tool may say
+TOOLS = ("prlimit", "setpriv")  # of util-linux
 Which = Literal["memory", "file", "disk", "space", "time", "output"]
 # How tools say that they got no more memory: uv, skopeo, Python, C programs.
 NO_MEMORY = re.compile(

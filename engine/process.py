@@ -118,6 +118,8 @@ def run(
         )
     except subprocess.TimeoutExpired:
         raise ApplianceError(f"`{args[0]}` did not end within {timeout_s:.0f} s") from None
+    except FileNotFoundError as error:
+        raise _missing(error, args[0], cwd) from error
     except OSError as error:
         raise ResourceError(
             f"cannot start `{args[0]}`: {error.strerror}",
@@ -125,6 +127,21 @@ def run(
             remedy="Raise this user's limits (ulimit -a) or end other programs.",
         ) from error
     return _allowed(done, ok)
+
+
+def _missing(error: FileNotFoundError, tool: str, cwd: Path | None) -> ResourceError:
+    """A file that the start needs is not there: one that sets bounds, the directory to run in, or the interpreter of a script."""
+    missing = str(error.filename or "")
+    if missing in bounded.TOOLS:
+        return ResourceError(f"{missing} is not installed", remedy="Install it: apt-get install util-linux")
+    if cwd is not None and missing == str(cwd):
+        return ResourceError(
+            f"cannot start `{tool}`: the directory to run it in is not there", where=missing, remedy="Create it."
+        )
+    return ResourceError(
+        f"cannot start `{tool}`: it, or the interpreter that its first line names, is not there", where=missing,
+        remedy="Install it again.",
+    )  # fmt: skip
 
 
 def _allowed(done: subprocess.CompletedProcess[str], ok: Sequence[int]) -> subprocess.CompletedProcess[str]:

@@ -64,7 +64,9 @@ def test_locking_for_another_python_fetches_no_interpreter(tmp_path: Path, monke
         thread.start()
         monkeypatch.setenv("UV_PYTHON_INSTALL_MIRROR", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "pythons"))
-        monkeypatch.setenv("PATH", str(tmp_path))  # none to be found but the one that runs this
+        for tool in ("prlimit", "setpriv"):  # uv runs within bounds
+            (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+        monkeypatch.setenv("PATH", str(tmp_path))  # no Python to be found but the one that runs this
         (tmp_path / "empty").mkdir()
         wheel(tmp_path / "index", "thing", "1.0")
         sources = {"indexes": ((tmp_path / "empty").as_uri(),), "find_links": (str(tmp_path / "index"),)}

@@ -43,8 +43,9 @@ def rendered(upstreams: Sequence[Mapping[str, Any]], **more: Any) -> str:
         "appliance_nginx_server_names": ["localhost"],
         "appliance_nginx_listen_addresses": ["127.0.0.1"],
     }
-    for name in ("appliance_nginx_several", "appliance_nginx_default"):
-        made[name] = jinja.compile_expression(values[name].strip()[2:-2])(**made)
+    for name in ("gateway", "certificate_optional", "passed", "several", "default"):
+        expression = jinja.compile_expression(values[f"appliance_nginx_{name}"].strip()[2:-2])
+        made[f"appliance_nginx_{name}"] = expression({**values, **made, **more})
     return jinja.get_template("nginx.conf.j2").render({**values, **made, **more})
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from engine import process
+from engine.bounds import Bounds
 from engine.errors import ApplianceError, ResourceError
 from engine.process import ProcessError, run
 
@@ -42,3 +45,20 @@ def test_a_secret_on_standard_input_is_not_on_the_command_line() -> None:
     ).stdout
     assert "hush" not in shown
     assert shown.strip().endswith("9")
+
+
+def test_what_a_start_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds are set by two programs; a script needs its interpreter, and a child its directory. None of these is a limit of the user."""
+    script = tmp_path / "tool"
+    script.write_text("#!/nowhere/python\n")
+    script.chmod(0o755)
+    with pytest.raises(ResourceError, match="first line names") as caught:
+        run([script])
+    assert "ulimit" not in caught.value.remedy
+    with pytest.raises(ResourceError, match="the directory to run it in") as caught:
+        run(["true"], cwd=tmp_path / "gone")
+    assert caught.value.where == str(tmp_path / "gone")
+    monkeypatch.setattr(process, "search_path", lambda _: str(tmp_path))
+    script.write_text("#!/bin/sh\n")
+    with pytest.raises(ResourceError, match=r"prlimit is not installed"):
+        run([script], bounds=Bounds(memory=1 << 28), inherit=False)

@@ -93,8 +93,8 @@ def _handle(number: int, _frame: object) -> None:
 def _end_children() -> None:
     """End what the cleaning up has left of the processes that were started."""
     left = _state.left | _started()
-    deadline = time.monotonic() + PATIENCE_S
     for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + PATIENCE_S  # a killed process, too, needs a moment to be gone
         for pid in _alive(left):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)

@@ -7,8 +7,6 @@ The state directory is the memory against rollback: whoever keeps it refuses eve
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +20,9 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
-from engine import metadata, tree
+from engine import inputfile, metadata, tree
 from engine.durable import disk_errors
-from engine.errors import InputError, ResourceError, TrustError, UpstreamError
+from engine.errors import ResourceError, TrustError, UpstreamError
 
 # Anything beyond these lengths is refused unread.
 CONFIG = UpdaterConfig(
@@ -154,27 +152,27 @@ class HttpFetcher(FetcherInterface):
 
 
 def read_root(path: Path) -> bytes:
-    """A root of trust given by hand, read no further than root metadata may be long.
+    """A root of trust given by hand, signed by its own keys: one that is not would make a good bundle look bad.
 
     Raises:
-        OSError: it cannot be read.
-        InputError: not a regular file (a pipe never ends), or too long.
-        TrustError: it is no root of trust.
+        InputError: it cannot be read, is not a regular file, or is longer than root metadata may be.
+        ResourceError: it may not be read, or the device failed.
+        TrustError: it is no root of trust, or is damaged.
     """
-    limit = CONFIG.root_max_length
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError("the root of trust is not a file", where=str(path), remedy="Give the root.json itself.")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise InputError(
-            f"the root of trust is longer than {limit} bytes", where=str(path), remedy="Give the root.json itself."
-        )
+    data = inputfile.read(path, CONFIG.root_max_length, "the root of trust", "Give the root.json itself.")
     try:
-        Metadata[Root].from_bytes(data)
+        root = Metadata[Root].from_bytes(data)
     except Exception as error:  # python-tuf raises many types on malformed input
         raise TrustError(
             f"this is no root of trust: {error}", where=str(path), remedy="Give the root.json that you received."
+        ) from error
+    try:
+        root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
+    except Exception as error:  # and securesystemslib on malformed keys
+        raise TrustError(
+            "this root of trust is damaged: its own keys have not signed it",
+            where=str(path),
+            remedy="Copy the root.json that you received again, and compare it with its source.",
         ) from error
     return data
 

@@ -87,12 +87,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if bool(options.take) != bool(options.to):
         parser.error("--take and --to go together")
-    try:
-        pinned = read_root(options.root)
-    except OSError as error:
-        raise InputError(
-            f"cannot read the root of trust: {error.strerror}", where=str(options.root), remedy="Check the name."
-        ) from error
+    pinned = read_root(options.root)
     outcome = verify(options.bundle, pinned, report=_Percent(), roots=rootstore.of_user())
     trusted = outcome.trusted
     if options.take and outcome.good:

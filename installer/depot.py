@@ -116,7 +116,7 @@ class Depot:
         """
         given = None
         if root_json is not None:
-            given = self.root_of_trust(root_json)
+            given = trust.read_root(root_json)
         if self.pinned_root.is_file():
             pinned = trust.read_root(self.pinned_root)
             if given is not None and given != pinned:
@@ -133,20 +133,6 @@ class Depot:
                 remedy="Give --root with the root.json you received on another way than the bundle.",
             )
         return given
-
-    @staticmethod
-    def root_of_trust(path: Path) -> bytes:
-        """A root.json given by hand.
-
-        Raises:
-            InputError: it cannot be read, or is no root metadata by its length alone.
-        """
-        try:
-            return trust.read_root(path)
-        except OSError as error:
-            raise InputError(
-                f"cannot read the root of trust: {error.strerror}", where=str(path), remedy="Check the name."
-            ) from error
 
     def memory(self) -> Memory:
         """What the depot remembers.

@@ -119,14 +119,7 @@ def _release(depot: Depot, bundle: Path | None, root: Path | None, release: str)
                 remedy=f"Give --release: {', '.join(names)}.",
             )
         return needs.release(contents.read(depot.view(release or names[0]), depot.pinned_root.read_bytes()))
-    pinned = depot.pinned_root if depot.pinned_root.is_file() else root
-    if pinned is None:
-        raise InputError(
-            "no root of trust is pinned yet",
-            where=str(depot.root),
-            remedy="Give --root with the root.json you received on another way than the bundle.",
-        )
-    return needs.release(contents.read(bundle, depot.root_of_trust(pinned)))
+    return needs.release(contents.read(bundle, depot.pin(root)))
 
 
 def alike(findings: Sequence[Finding]) -> list[Finding]:

@@ -79,8 +79,8 @@ def _require_held(request: Request) -> None:
     if request.bundle is None:
         found = releases.of_depot(depot, request.release, request.demand, check=True)
         holds.demand(request.inventory, found.name, targets_of(found.view))
-    elif pinned := depot.pinned_root if depot.pinned_root.is_file() else request.root:
-        trusted = verify.open_bundle(request.bundle, depot.root_of_trust(pinned))
+    elif depot.pinned_root.is_file() or request.root:
+        trusted = verify.open_bundle(request.bundle, depot.pin(request.root))
         holds.demand(request.inventory, trusted.release, trusted.targets)
 
 

@@ -80,14 +80,10 @@ def to_look_at(depot: Depot, bundle: Path, root: Path | None, report: Report) ->
         InputError: there is no root of trust, or a delta holds patches, which only an import can apply.
         TrustError: it was refused.
     """
-    pinned = depot.pinned_root if depot.pinned_root.is_file() else root
-    if pinned is None:
-        raise InputError(
-            "no root of trust is pinned yet",
-            where=str(depot.root),
-            remedy="Give --root with the root.json you received on another way than the bundle.",
-        )
-    checked = checking.checked(bundle, verify.verify(bundle, depot.root_of_trust(pinned), report=report), depot.blobs)
+    pinned = depot.pin(root)
+    file = depot.pinned_root if depot.pinned_root.is_file() else root
+    assert file  # noqa: S101 - pinned
+    checked = checking.checked(bundle, verify.verify(bundle, pinned, report=report), depot.blobs)
     if not checked.good:
         first = checked.findings[0]
         raise TrustError(
@@ -97,7 +93,7 @@ def to_look_at(depot: Depot, bundle: Path, root: Path | None, report: Report) ->
         )
     trusted = checked.trusted
     with _completed(depot, bundle.resolve(), trusted) as view:
-        yield Release(trusted.release, view, pinned.resolve())
+        yield Release(trusted.release, view, file.resolve())
 
 
 @contextmanager

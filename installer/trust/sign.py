@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
-from engine import metadata
+from engine import inputfile, metadata
 from engine.blobs import hash_chunks, hash_file
 from engine.errors import InputError, TrustError
 from engine.metadata import Files
@@ -224,18 +223,8 @@ def read_copy(path: Path) -> Metadata[Targets]:
     Raises:
         InputError: it is missing, malformed or too long.
     """
-    limit = metadata.TARGETS_LENGTH
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe must not hang
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError("not a file", where=str(path), remedy="Name the targets.json that the signer sent.")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(
-            f"cannot read it: {error.strerror}", where=str(path), remedy="Name the targets.json that the signer sent."
-        ) from error
-    if len(data) > limit:
-        raise InputError("longer than any list of files may be", where=str(path), remedy="Ask the signer for it again.")
+    remedy = "Name the targets.json that the signer sent."
+    data = inputfile.read(path, metadata.TARGETS_LENGTH, "the signer's list of files", remedy)
     return _parsed(data, str(path))
 
 

@@ -160,8 +160,20 @@ class WheelSet(_Strict):
         description="Also build the set as one squashfs image that nodes mount instead of installing wheels: with the "
         "interpreter from this definition's packages (debs), or run by the node's own (node).",
     )
+    compiler: bool = Field(
+        False,
+        description="Also put the C and C++ compiler and the headers of this definition's packages into the image, for what vLLM, torch "
+        "and Triton compile when a model starts. Goes with runtime: debs.",
+    )
     waivers: tuple[WheelWaiver, ...] = Field((), description="Files that wheels may overwrite of each other.")
     profiles: Profiles
+
+
+    @model_validator(mode="after")
+    def _has_a_place_for_the_compiler(self) -> Self:
+        if self.compiler and self.runtime != "debs":
+            raise ValueError("compiler: true goes with runtime: debs, for the compiler is part of the image")
+        return self
 
 
 class AptSource(_Strict):

@@ -30,6 +30,7 @@ def files(
     wheels: Sequence[str] = CPU_WHEELS,
     runtime: str = "vllm",
     image: bool = False,
+    compiler: bool = False,
     debs: Sequence[str] = (),
     target: Mapping[str, Any] | None = None,
     more: Mapping[str, bytes] | None = None,
@@ -39,6 +40,7 @@ def files(
     Args:
         models: config.json of each model by its name.
         wheels: names of wheel files of the set ``runtime``.
+        image, compiler: whether there is an image of the set, and whether it is said to hold a compiler.
         debs: names of Debian packages for GPU nodes.
         target: keys of the definition's target beside a processor's.
         more: further files; they go before those made here.
@@ -53,10 +55,11 @@ def files(
     artifacts = [_artifact(path, data) for path, data in content.items()]
     if image:
         content[f"runtimes/{runtime}.squashfs"] = b"image"
+    inside = {"runtime": "debs", "compiler": True} if compiler else {}
     definition = {
         "schema": 1, "name": "demo", "version": "1.0.0",
         "target": {"os": "debian-12", "python": "3.11", **(target or {})},
-        "wheels": [{"name": runtime, "requirements": ["vllm"], "profiles": ["gpu"]}] if wheels else [],
+        "wheels": [{"name": runtime, "requirements": ["vllm"], "profiles": ["gpu"], **inside}] if wheels else [],
         "models": [{"name": name, "path": name, "profiles": ["gpu"]} for name in named],
     }  # fmt: skip
     lock = Lock(name="demo", version="1.0.0", definition_sha256="0" * 64, artifacts=tuple(artifacts))

@@ -43,6 +43,7 @@ def gather(definition: Definition, lock: Lock, today: date) -> Facts:
         ),
         today,
         tuple(dict.fromkeys(a for artifact in lock.of_kind("models") for a in _advice(artifact))),
+        frozenset(w.name for w in definition.wheels if w.compiler),
     )
 
 

@@ -19,7 +19,7 @@ def at_first_start(facts: Facts) -> Iterator[Finding]:
     Read in Triton 3.9.0 (triton/runtime/build.py): every kernel gets a launcher in C, built with $CC, gcc or clang against Python.h;
     without a compiler it ends with "Failed to find C compiler". torch 2.13 on a processor: torch._inductor.cpp_builder, with g++.
     """
-    for group in facts.groups:
+    for group in (g for g in facts.groups if g not in facts.compilers):
         wheels = [w for w in facts.wheels if w.group == group]
         triton = next((w for w in wheels if w.name in TRITON), None)
         server = next((w for w in wheels if COMPILED_BY_DEFAULT.match(w.name)), None)
@@ -35,7 +35,8 @@ def _triton(facts: Facts, triton: Wheel) -> Iterator[Finding]:
             "compiler", "warning",
             f"wheels/{triton.group}: {triton.name} {triton.version} builds the launchers of its kernels with a C compiler on the node, and the bundle brings no {' and no '.join(missing)} there: "
             "a service that meets such a kernel ends at its start ('Failed to find C compiler', or Python.h is missing)",
-            f"Add {' and '.join(missing)} under debs with the profiles of the set, and to appliance_vllm_packages of the site. enforce-eager alone does without only where vLLM uses no kernel written in Triton.",
+            "Put it into the runtime: `runtime: debs` and `compiler: true` on the set, and g++ and python3-dev under debs with its profiles. Or add "
+            f"{' and '.join(missing)} under debs, and to appliance_vllm_packages of the site. enforce-eager alone does without only where vLLM uses no kernel written in Triton.",
         )  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def _processor(facts: Facts, server: Wheel) -> Iterator[Finding]:
         yield Finding(
             "compiler", "warning",
             f"wheels/{server.group}: {server.name} {server.version} compiles the model with torch on the node, and the bundle brings no {' and no '.join(missing)} there: a service without enforce-eager ends at its start",
-            f"Set enforce-eager: true in args of every service of the site; or add {' and '.join(missing)} under debs with the profiles of the set, and to appliance_vllm_packages of the site.",
+            "Set enforce-eager: true in args of every service of the site; or put it into the runtime: `runtime: debs` and `compiler: true` on the set, "
+            f"and g++ and python3-dev under debs with its profiles; or add {' and '.join(missing)} under debs, and to appliance_vllm_packages of the site.",
         )  # fmt: skip
 
 

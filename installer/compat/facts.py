@@ -46,13 +46,14 @@ class Advice:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything the rules may use. ``today`` decides which driver branches are over."""
+    """Everything the rules may use. ``today`` decides which driver branches are over; ``compilers`` are the wheel sets whose image has one."""
 
     target: Target
     wheels: tuple[Wheel, ...]
     debs: tuple[Deb, ...]
     today: date
     advice: tuple[Advice, ...] = ()
+    compilers: frozenset[str] = frozenset()
 
     def wheel(self, group: str, name: str) -> Wheel | None:
         """The wheel of that (canonical) name in one set."""

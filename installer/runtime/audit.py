@@ -58,7 +58,7 @@ def of_bundle(bundle: Path, pinned_root: bytes, scratch: Path, report: Report) -
     for recipe in recipes(Definition.model_validate(told.definition), told.lock):
         with tempfile.TemporaryDirectory(prefix="audit-", dir=scratch) as place:
             cache = Blobs(Path(place) / "cache")
-            needed = [recipe.path, *(f"content/{a.path}" for a in (*recipe.wheels, *recipe.packages))]
+            needed = [recipe.path, *(f"content/{a.path}" for a in (*recipe.wheels, *recipe.packages, *recipe.compiler))]
             report.begin(f"audit {recipe.name}")
             for target in {t.sha256: t for t in map(told.trusted.targets.__getitem__, needed)}.values():
                 cache.path(target.sha256).parent.mkdir(parents=True, exist_ok=True)

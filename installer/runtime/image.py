@@ -60,6 +60,7 @@ def write(recipes: Sequence[Recipe], work: Work, content: Path) -> tuple[Made, .
             **asdict(image),
             "wheels": len(recipe.wheels),
             "packages": [f"{p.name} {p.version}" for p in recipe.packages],
+            "compiler": [f"{p.name} {p.version}" for p in recipe.compiler],
         }
         durable.write(content / DIRECTORY / f"{recipe.name}.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
         made.append(image)
@@ -104,7 +105,7 @@ def _workplace(recipe: Recipe, cache: Blobs) -> Path:
             remedy="Set TMPDIR to a directory on ext4, XFS or Btrfs, or choose such a place with --cache.",
         )
     fit.require_room(
-        UNPACKED * sum(a.size for a in recipe.wheels),
+        UNPACKED * sum(a.size for a in (*recipe.wheels, *recipe.compiler)),
         remedy=f"The runtime image {recipe.name} is made there: free space, or choose another place with --cache (or TMPDIR, "
         "where the cache is on a file system without links).",
     )

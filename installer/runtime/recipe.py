@@ -11,6 +11,7 @@ from engine.errors import InputError
 from installer.definition import Definition, Target
 from installer.kinds import debevidence
 from installer.lockfile import Artifact, Lock
+from installer.runtime import compiler
 
 FORMAT = 3  # raise it when the same inputs shall give another tree or image
 DIRECTORY = "runtimes"  # below content/
@@ -28,6 +29,7 @@ class Recipe:
         target: operating system, processor and Python that the wheels were resolved for.
         wheels: all wheels of the set, in order of their paths.
         packages: the interpreter's Debian packages; empty when the node's own interpreter runs it.
+        compiler: the Debian packages of the C and C++ compiler and of all headers; empty when the image has none.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Recipe:
     wheels: tuple[Artifact, ...]
     packages: tuple[Artifact, ...]
     profiles: tuple[str, ...]
+    compiler: tuple[Artifact, ...] = ()
 
     @property
     def path(self) -> str:
@@ -50,6 +53,8 @@ class Recipe:
             "packages": [[a.name, a.sha256] for a in self.packages],
             "tools": dict(tools),
         }
+        if self.compiler:
+            told["compiler"] = [compiler.FORMAT, *([a.name, a.sha256] for a in self.compiler)]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,15 +62,26 @@ def recipes(definition: Definition, lock: Lock) -> tuple[Recipe, ...]:
     """The images that a definition asks for, in order of their names.
 
     Raises:
-        InputError: an image shall hold its interpreter and the lock has no packages of it.
+        InputError: an image shall hold its interpreter or a compiler, and the lock has no packages of it.
     """
     made = []
     for wheels in definition.wheels:
         if wheels.runtime:
             packages = _interpreter(wheels.name, definition.target.python, lock) if wheels.runtime == "debs" else ()
             inside = tuple(a for a in lock.of_kind("wheels") if a.group == wheels.name)
-            made.append(Recipe(wheels.name, definition.target, inside, packages, wheels.profiles))
+            builds = _compiler(wheels.name, definition.target.python, lock) if wheels.compiler else ()
+            made.append(Recipe(wheels.name, definition.target, inside, packages, wheels.profiles, builds))
     return tuple(sorted(made, key=lambda r: r.name))
+
+
+def _compiler(name: str, python: str, lock: Lock) -> tuple[Artifact, ...]:
+    found = {a.name: a for a in lock.of_kind("debs") if not debevidence.is_evidence(a)}
+    if missing := [n for n in compiler.needed(python) if n not in found]:
+        raise InputError(
+            f"wheels: {name}: compiler: the lock has no {', '.join(missing)}",
+            remedy="Add g++ and python3-dev to debs.groups for the same profiles, or leave compiler out.",
+        )
+    return tuple(found[n] for n in sorted(found) if compiler.belongs(n, python))
 
 
 def _interpreter(name: str, python: str, lock: Lock) -> tuple[Artifact, ...]:

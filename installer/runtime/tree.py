@@ -4,6 +4,7 @@ bin/python                     the interpreter, or a link to the node's own besi
 bin/…                          scripts; they find their interpreter beside them
 lib/pythonX.Y/                 standard library, from the locked Debian packages
 lib/pythonX.Y/site-packages/   the wheels, as uv installs them
+compiler/                      where the definition asks for it (installer.runtime.compiler)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from engine.errors import ApplianceError, ResourceError, TrustError
 from engine.process import run
 from installer import sandbox, unpack, wheelarchive
 from installer.kinds import overwrites, uvresolve, wheels
-from installer.runtime import packages
+from installer.lockfile import Artifact
+from installer.runtime import compiler, packages
 from installer.runtime.recipe import Recipe
 
 # A script must not name a path: the directory is mounted where nodes want it. sh reads the first lines, Python skips them as a text.
@@ -59,6 +61,9 @@ def build(recipe: Recipe, cache: Blobs, scratch: Path) -> Path:
         )
         (tree / "bin" / "python").symlink_to(f"/usr/bin/python{recipe.target.python}")
     (tree / "bin" / "python3").symlink_to("python")
+    if recipe.compiler:
+        compiler.lay_out(_unpacked(recipe.compiler, cache, scratch / "compiler"), tree)
+        shutil.rmtree(scratch / "compiler")
     _settle(tree)
     if recipe.packages:
         _compile(recipe, tree, scratch)
@@ -172,9 +177,7 @@ def _interpreter(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> Non
         TrustError: a package is damaged or too large, or writes through a link of its own or of another.
     """
     python, unpacked = f"python{recipe.target.python}", scratch / "packages"
-    unpacked.mkdir()
-    files = [cache.path(package.sha256) for package in recipe.packages]
-    roots = packages.unpack_each(recipe.packages, files, unpacked)
+    roots = _unpacked(recipe.packages, cache, unpacked)
     found = [root / "usr/bin" / python for root in roots if _is_file(root / "usr/bin" / python)]
     if not found:
         raise TrustError(
@@ -194,6 +197,11 @@ def _interpreter(recipe: Recipe, cache: Blobs, scratch: Path, tree: Path) -> Non
     own.mkdir(exist_ok=True)
     (own / "runtime.pth").write_text(PTH % recipe.target.python)
     shutil.rmtree(unpacked)
+
+
+def _unpacked(some: Sequence[Artifact], cache: Blobs, place: Path) -> Sequence[Path]:
+    place.mkdir()
+    return packages.unpack_each(some, [cache.path(package.sha256) for package in some], place)
 
 
 def _is_file(path: Path) -> bool:

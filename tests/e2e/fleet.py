@@ -108,7 +108,7 @@ class Fleet:
         )
         wheels, empty = self.work / f"wheels-{version}", self.work / "empty"
         empty.mkdir(exist_ok=True)
-        wheel(wheels, "vllm", version, files={"vllm/entrypoints/openai/api_server.py": source})
+        wheel(wheels, "vllm", version, files={"vllm/entrypoints/cli/main.py": source})
         definition = {
             "schema": 1, "name": "fleet", "version": version, "target": {"os": "debian-12", "python": "3.11"},
             "wheels": [

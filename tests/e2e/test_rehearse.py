@@ -79,7 +79,7 @@ def test_a_whole_bundle_passes_and_says_what_was_run(demo: Demo) -> None:
 def forgetful(demo: Demo, tmp_path: Path) -> Path:
     """A definition whose model lacks the file that its runtime then asks a hub for."""
     code = Path(vllm_double.__file__).read_text()
-    wheel(tmp_path / "wheels", "vllm", "0.32.0", files={"vllm/entrypoints/openai/api_server.py": code})
+    wheel(tmp_path / "wheels", "vllm", "0.32.0", files={"vllm/entrypoints/cli/main.py": code})
     (tmp_path / "empty").mkdir()
     definition = {
         "schema": 1,
@@ -122,7 +122,7 @@ def test_a_definition_that_leaves_something_out_gets_no_bundle_and_the_caller_is
     assert f"the address of {vllm_double.HUB}" in said["why"]
     tried = [a for a in said["rehearsal"]["attempts"] if a["name"] == vllm_double.HUB]
     assert [(a["node"], a["unit"], a["kind"]) for a in tried] == [("gpu-1", "appliance-vllm@tiny.service", "lookup")]
-    assert "vllm.entrypoints.openai.api_server" in tried[0]["command"]
+    assert "vllm.entrypoints.cli.main" in tried[0]["command"]
     assert tried[0]["during"].startswith("vllm: ")
     assert said["rehearsal"]["nodes"] == {"gpu-1": ["gpu"], "gw-1": ["gateway"]}
     # The service goes on without it: nothing but the watch would have shown that something is missing.

@@ -57,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
     parser.add_argument("--config", type=Path)
     parser.add_argument("--uds")
     options = parser.parse_args()

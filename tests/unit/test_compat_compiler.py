@@ -28,9 +28,9 @@ def test_triton_with_a_compiler_and_headers_passes() -> None:
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        (("gcc",), ["no gcc there", "Add gcc under debs"]),
+        (("gcc",), ["no gcc there", "add gcc under debs"]),
         ((HEADERS,), [f"no {HEADERS} there"]),
-        (("gcc", HEADERS), [f"no gcc and no {HEADERS} there", f"Add gcc and {HEADERS} under debs"]),
+        (("gcc", HEADERS), [f"no gcc and no {HEADERS} there", f"add gcc and {HEADERS} under debs"]),
     ],
 )
 def test_triton_without_what_it_builds_launchers_with_is_a_warning(missing: tuple[str, ...], words: list[str]) -> None:
@@ -93,3 +93,10 @@ def test_the_profiles_of_the_lock_are_those_that_count() -> None:
 
 def test_another_triton_of_the_same_set_is_the_one_named() -> None:
     one(facts(wheels=swapped(wheel("triton", "9.9")), debs=()), "compiler", "warning", "triton 9.9")
+
+
+def test_a_runtime_that_has_its_compiler_needs_none_of_the_node() -> None:
+    """The packages are locked for the image; that they are all there is asked where the image is described (installer.runtime.recipe)."""
+    inside = replace(without("gcc", HEADERS), compilers=frozenset({"vllm"}))
+    assert not found(inside, "compiler")
+    one(replace(inside, compilers=frozenset({"other"})), "compiler", "warning", "compiler: true")

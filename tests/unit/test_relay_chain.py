@@ -144,7 +144,8 @@ def test_what_lies_there_is_cut_to_the_pieces_that_are_right(tmp_path: Path) -> 
     blobs, partial = Blobs(tmp_path), tmp_path / "partial" / SHA
     assert trim(blobs, SHA, known) == 0
     partial.parent.mkdir()
-    for lies, good in ((data[: 2 * PIECE + 7], 2), (data[:PIECE] + b"x" + data[PIECE + 1 :], 1), (data + b"more", 5)):
+    wrong = data[:PIECE] + bytes([data[PIECE] ^ 1]) + data[PIECE + 1 :]
+    for lies, good in ((data[: 2 * PIECE + 7], 2), (wrong, 1), (data + b"more", 5)):
         partial.write_bytes(lies)
         assert trim(blobs, SHA, known) == good * PIECE
         assert partial.read_bytes() == data[: good * PIECE]

@@ -6,14 +6,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from engine.errors import InputError
 from engine.trust import Target
 from installer import definition, lockfile
 from installer.bundle.build import _labels
-from installer.definition import Definition
+from installer.definition import Definition, WheelSet
 from installer.lockfile import Artifact, Kind, Lock
-from installer.runtime import audit
+from installer.runtime import audit, compiler
 from installer.runtime.recipe import recipes
 from installer.site.settings import Site
 from installer.site.variables import runtime_image
@@ -58,6 +59,84 @@ def test_a_lock_without_the_interpreter_is_refused_and_says_what_to_add() -> Non
             demo(), locked(artifact("wheels", "a"), *(artifact("debs", n) for n in INTERPRETER if "stdlib" not in n))
         )
     assert "Add python3.11 to debs.groups" in refused.value.remedy
+
+
+def with_compiler() -> Definition:
+    made = demo()
+    return made.model_copy(update={"wheels": tuple(w.model_copy(update={"compiler": True}) for w in made.wheels)})
+
+
+BUILDS = ("g++", "g++-12", "gcc", "gcc-12", "binutils", "libc6-dev", "linux-libc-dev", "libpython3.11-dev", "libgomp1")
+
+
+def test_a_compiler_is_what_the_lock_has_of_one_and_makes_another_image(whole: Lock) -> None:
+    debs = [artifact("debs", n) for n in (*INTERPRETER, *BUILDS, "nginx-light", "libssl3", "perl-base")]
+    (recipe,) = recipes(with_compiler(), locked(artifact("wheels", "a"), artifact("wheels", "b"), *debs))
+    assert {a.name for a in recipe.compiler} == set(BUILDS)
+    (without,) = recipes(demo(), whole)
+    assert without.compiler == () and recipe.key({}) != without.key({})
+    newer = [a.model_copy(update={"sha256": "2" * 64}) if a.name == "gcc-12" else a for a in debs]
+    (moved,) = recipes(with_compiler(), locked(artifact("wheels", "a"), artifact("wheels", "b"), *newer))
+    assert moved.key({}) != recipe.key({})
+
+
+def test_a_lock_without_a_compiler_is_refused_and_says_what_to_add(whole: Lock) -> None:
+    with pytest.raises(InputError, match=r"compiler: the lock has no g\+\+, gcc, binutils, libc6-dev") as refused:
+        recipes(with_compiler(), whole)
+    assert "Add g++ and python3-dev to debs.groups" in refused.value.remedy
+
+
+@pytest.mark.parametrize("runtime", ["", "node"])
+def test_a_compiler_without_an_image_that_has_its_interpreter_is_refused(runtime: str) -> None:
+    (wheels, *_) = demo().model_dump(mode="json")["wheels"]
+    with pytest.raises(ValidationError, match="compiler: true goes with runtime: debs"):
+        WheelSet.model_validate({**wheels, "runtime": runtime, "compiler": True})
+
+
+def test_the_compiler_s_files_lead_nowhere_else(tmp_path: Path) -> None:
+    """Links of packages mean the packages' own root; what leads out of it is left out."""
+    (library, tools) = (tmp_path / "libc", tmp_path / "gcc")
+    for file in ("libc/lib/x86_64-linux-gnu/libm.so.6", "libc/usr/include/stdio.h", "gcc/usr/bin/x86_64-linux-gnu-gcc-12",
+                 "gcc/usr/lib/x86_64-linux-gnu/libisl.so.23", "gcc/usr/lib/x86_64-linux-gnu/libgomp.so.1", "gcc/usr/share/doc/gcc/copyright",
+                 "gcc/usr/lib/gcc/x86_64-linux-gnu/12/lto1"):  # fmt: skip
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(file)
+    links = {
+        "libc/usr/lib/x86_64-linux-gnu/libm.so": "/lib/x86_64-linux-gnu/libm.so.6",
+        "gcc/usr/bin/gcc": "x86_64-linux-gnu-gcc-12",
+        "gcc/usr/lib/gcc/x86_64-linux-gnu/12/libgomp.so": "../../../x86_64-linux-gnu/libgomp.so.1",
+        "gcc/usr/bin/away": "../../../../etc/passwd",
+        "gcc/usr/bin/also": "/../../../etc/passwd",
+    }
+    for name, target in links.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    place = tmp_path / "tree"
+    compiler.lay_out([library, tools], place)
+    moved = tmp_path / "mounted elsewhere"
+    place.rename(moved)
+    top = moved / "compiler"
+    found = {p.relative_to(top).as_posix() for p in top.rglob("*") if not p.is_dir() or p.is_symlink()}
+    assert found == {
+        "bin/gcc", "bin/cc", "bin/g++", "bin/c++", "lib", "run/libgomp.so.1", "tools/libisl.so.23", "usr/bin/gcc",
+        "usr/bin/x86_64-linux-gnu-gcc-12", "usr/include/stdio.h", "usr/lib/gcc/x86_64-linux-gnu/12/libgomp.so", "usr/lib/x86_64-linux-gnu/libgomp.so.1",
+        "usr/lib/x86_64-linux-gnu/libisl.so.23", "usr/lib/x86_64-linux-gnu/libm.so", "usr/lib/x86_64-linux-gnu/libm.so.6",
+    }  # fmt: skip
+    assert all(p.resolve().is_relative_to(top.resolve()) for p in top.rglob("*"))
+    assert (top / "usr/lib/x86_64-linux-gnu/libm.so").read_text().endswith("libm.so.6")
+    assert (top / "run/libgomp.so.1").is_file() and (top / "lib/gcc/x86_64-linux-gnu/12/libgomp.so").is_file()
+
+
+def test_what_starts_the_compiler_finds_it_wherever_it_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "gcc/usr/bin").mkdir(parents=True)
+    (tmp_path / "gcc/usr/bin/gcc").write_text('#!/bin/sh\necho "$0" "$LD_LIBRARY_PATH" "$@"\n')
+    (tmp_path / "gcc/usr/bin/gcc").chmod(0o755)
+    compiler.lay_out([tmp_path / "gcc"], tmp_path / "tree")
+    moved = tmp_path / "a place with spaces"
+    (tmp_path / "tree").rename(moved)
+    top = moved / "compiler"
+    said = subprocess.run([top / "bin/cc", "-c", "a b.c"], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == f"{top}/usr/bin/gcc {top}/tools --sysroot={top} -B{top}/usr/bin -Wl,-rpath,{top}/run -c a b.c"
 
 
 def test_other_inputs_or_tools_make_another_image_and_the_release_does_not(whole: Lock) -> None:

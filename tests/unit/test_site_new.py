@@ -350,6 +350,13 @@ def test_limits_are_the_model_s_own_and_no_more_than_a_start_needs() -> None:
             True,
             ("clang", "libpython3.11-dev"),
         ),
+        (
+            {"wheels": served.CUDA_WHEELS, "compiler": True, "image": True, "debs": ("gcc", "libpython3.11-dev")},
+            True,
+            True,
+            (),
+        ),
+        ({"wheels": served.CUDA_WHEELS, "compiler": True}, True, False, ()),  # it is in the image, and there is none
         ({"wheels": served.CUDA_WHEELS[:2]}, False, False, ("libnuma1",)),
         ({"wheels": served.CUDA_WHEELS[:2], "debs": ("libnvidia-compute-580-server",)}, True, True, ()),
         ({"wheels": served.CUDA_WHEELS[:2], "target": {"gpu": served.GPU}}, True, True, ()),

@@ -28,6 +28,8 @@ VALUES: dict[str, Any] = {
     "appliance_gateway_configuration": "/etc/appliance/gateway/gateway.yml",
     "appliance_gateway_environment": "/opt/appliance/releases/demo/gateway",
     "appliance_firewall_proof_metrics": "/var/lib/appliance/metrics/egress.prom",
+    "appliance_vllm_cache": "0123456789abcdef",
+    "appliance_vllm_command": "pass",
     "appliance_vllm_compilers": [],
     "appliance_vllm_places": {},
     "appliance_mig_services": [{"name": "chat"}],

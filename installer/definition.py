@@ -168,7 +168,6 @@ class WheelSet(_Strict):
     waivers: tuple[WheelWaiver, ...] = Field((), description="Files that wheels may overwrite of each other.")
     profiles: Profiles
 
-
     @model_validator(mode="after")
     def _has_a_place_for_the_compiler(self) -> Self:
         if self.compiler and self.runtime != "debs":

@@ -4,6 +4,7 @@ compiler/bin/               gcc, g++, cc, c++: what a program finds on its PATH
 compiler/usr/, lib, lib64   the packages' files, which GCC sees as the whole system (gcc(1), --sysroot)
 compiler/tools/             libraries that the compiler's own programs link; the C library is the node's
 compiler/run/               libraries that what was compiled links, by its run path
+compiler/specs              the run path, as GCC wants to be told (gcc(1), -specs)
 
 GCC finds its parts beside itself, wherever it is mounted. Nothing of the node is read: neither headers nor libraries.
 """
@@ -33,12 +34,14 @@ PARTS = ("bin", "include", "lib", "lib64", "libexec")
 SKIPPED = re.compile(r"lto1|lto-dump.*|gp-.*|gprofng.*|gcov.*|gconv|audit|libgprofng.*|config-3.*|libpython.*")
 TOOLS = re.compile(r"lib(bfd|opcodes|ctf|sframe|isl|mpc|mpfr|gmp|zstd|z|jansson)\b.*\.so.*")
 RUN = re.compile(r"lib(gomp|atomic|quadmath)\.so\.\d+")
-# No path is in it: the image is mounted where nodes want it. A run path costs nothing where nothing is linked.
+# No path is in it: the image is mounted where nodes want it.
 STARTS = """#!/bin/sh
 here=$(dirname -- "$(dirname -- "$(realpath -- "$0")")")
 export LD_LIBRARY_PATH="$here/tools"
-exec "$here/usr/bin/{program}" --sysroot="$here" -B"$here/usr/bin" "-Wl,-rpath,$here/run" "$@"
+exec "$here/usr/bin/{program}" --sysroot="$here" -B"$here/usr/bin" -specs="$here/specs" "$@"
 """
+# The run path, for %R the root. On the command line it would count as something to link, and a header that is to be compiled would be linked.
+SPECS = "*link:\n+ -rpath %R/run\n\n"
 STARTED = {"gcc": "gcc", "cc": "gcc", "g++": "g++", "c++": "g++"}
 
 
@@ -68,6 +71,7 @@ def lay_out(roots: Sequence[Path], place: Path) -> None:
         for library in sorted((top / "usr/lib").glob("*-linux-gnu/lib*.so*")):
             if names.fullmatch(library.name):
                 (top / kind / library.name).symlink_to(os.path.relpath(library, top / kind))
+    (top / "specs").write_text(SPECS)
     (top / "bin").mkdir()
     for name, program in STARTED.items():
         (top / "bin" / name).write_text(STARTS.format(program=program))
@@ -99,4 +103,3 @@ def _inside(target: Path, place: Path, top: Path) -> str:
         parts = ("usr", *parts)
     path = Path(os.path.normpath(top.joinpath(*parts) if parts else place / target))
     return os.path.relpath(path, place) if path.is_relative_to(top) else ""
-

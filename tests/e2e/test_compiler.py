@@ -44,8 +44,9 @@ def release(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     definition["models"][0]["path"] = str(TREE / "build/demo/tiny")
     file = place / "compiling.yml"
     file.write_text(yaml.safe_dump(definition, sort_keys=False))
-    locked = demo.appliance("lock", file, json_output=True)
-    assert not [f for f in locked["findings"] if f["rule"] == "compiler"], locked["findings"]
+    demo.appliance("lock", file)
+    found = demo.appliance("check", file, json_output=True)["findings"]
+    assert not [f for f in found if f["rule"] == "compiler"], found
     demo.appliance("build", "bundle", file, "--out", place / "out")
     return place / "out" / "compiling-1.0.0"
 
@@ -73,12 +74,12 @@ def starts(lab: Lab) -> list[str]:
 
 
 def test_the_engine_compiles_on_a_node_without_a_compiler(demo: Demo, lab: Lab, site: Path, release: Path) -> None:
-    outcome = demo.appliance(*install_argv(demo, site), release, json_output=True)
-    assert outcome["good"], outcome["failures"]
+    outcome = demo.appliance(*install_argv(demo, site), release, ok=(0, 5), json_output=True)
+    assert outcome["good"], on_node(lab, f"journalctl --no-pager -o cat -n 400 -u {UNIT}")
     assert on_node(lab, f"for c in {COMPILERS}; do command -v $c; done; true") == ""
     assert ask(demo, lab)
-    said = starts(lab)
-    assert any(re.search(r"torch\.compile took [\d.]+ s", line) for line in said), said
+    said = "\n".join(starts(lab))
+    assert "torch_aot_compile" in said, said
     objects = on_node(lab, "find /var/cache/appliance-vllm/tiny -name '*.so' | wc -l")
     assert int(objects) > 0
     unit = on_node(lab, f"systemctl show -p Environment --value {UNIT}")

@@ -118,7 +118,7 @@ def test_the_compiler_s_files_lead_nowhere_else(tmp_path: Path) -> None:
     top = moved / "compiler"
     found = {p.relative_to(top).as_posix() for p in top.rglob("*") if not p.is_dir() or p.is_symlink()}
     assert found == {
-        "bin/gcc", "bin/cc", "bin/g++", "bin/c++", "lib", "run/libgomp.so.1", "tools/libisl.so.23", "usr/bin/gcc",
+        "bin/gcc", "bin/cc", "bin/g++", "bin/c++", "lib", "specs", "run/libgomp.so.1", "tools/libisl.so.23", "usr/bin/gcc",
         "usr/bin/x86_64-linux-gnu-gcc-12", "usr/include/stdio.h", "usr/lib/gcc/x86_64-linux-gnu/12/libgomp.so", "usr/lib/x86_64-linux-gnu/libgomp.so.1",
         "usr/lib/x86_64-linux-gnu/libisl.so.23", "usr/lib/x86_64-linux-gnu/libm.so", "usr/lib/x86_64-linux-gnu/libm.so.6",
     }  # fmt: skip
@@ -136,7 +136,7 @@ def test_what_starts_the_compiler_finds_it_wherever_it_is_mounted(tmp_path: Path
     (tmp_path / "tree").rename(moved)
     top = moved / "compiler"
     said = subprocess.run([top / "bin/cc", "-c", "a b.c"], capture_output=True, text=True, check=True).stdout.strip()
-    assert said == f"{top}/usr/bin/gcc {top}/tools --sysroot={top} -B{top}/usr/bin -Wl,-rpath,{top}/run -c a b.c"
+    assert said == f"{top}/usr/bin/gcc {top}/tools --sysroot={top} -B{top}/usr/bin -specs={top}/specs -c a b.c"
 
 
 def test_other_inputs_or_tools_make_another_image_and_the_release_does_not(whole: Lock) -> None:

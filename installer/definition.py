@@ -194,6 +194,12 @@ class AptSource(_Strict):
         description="Keyring on the builder that signs the source; with builders the one its own source names when empty.",
     )
 
+    fingerprints: tuple[Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")], ...] = Field(
+        (),
+        description="Primary keys that the keyring may hold, 40 hexadecimal digits each; a keyring with another one is refused. For a key "
+        "that is fetched from where the packages are.",
+    )
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.builders == bool(self.uri):

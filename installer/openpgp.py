@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import durable
+from engine.bounds import Bounds
 from engine.errors import ApplianceError, InputError, ResourceError
 from engine.process import ProcessError, run
 
 KEY_FILE = "apt-signing-key.asc"
 TIMEOUT_S = 120  # a key or a signature takes well under a second; more means gpg waits for something
+READING = Bounds(memory=1 << 30, file=64 << 20, time_s=60.0)
 
 
 def create(directory: Path, name: str, passphrase: str) -> Path:
@@ -96,6 +98,28 @@ def clearsign(key: Path, passphrase_file: Path, data: bytes, epoch: int) -> byte
                 ) from error
             raise
     return signed.encode()
+
+
+def primary_keys(data: bytes) -> tuple[str, ...]:
+    """Fingerprints of the primary keys of a keyring, armored or not; empty when it holds none.
+
+    Raises:
+        BoundsError: gpg took more than reading a keyring takes.
+    """
+    with _home() as home:
+        file = home.path / "keyring"
+        file.write_bytes(data)
+        listing = run(
+            ["gpg", "--homedir", home.path, "--batch", "--no-options", "--with-colons", "--show-keys", file],
+            inherit=False, ok=(0, 2), package="gnupg", bounds=READING,
+        ).stdout  # fmt: skip
+    found, primary = [], False
+    for row in (line.split(":") for line in listing.splitlines()):
+        if row[0] in ("pub", "sub"):
+            primary = row[0] == "pub"
+        elif row[0] == "fpr" and primary:
+            found.append(row[9])
+    return tuple(sorted(set(found)))
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def check(
 
     \b
     Examples:
-      appliance check bundles/vllm-cuda.yml
-      appliance check bundles/vllm-cuda.yml --json
+      appliance check bundles/gpu-debian-13.yml
+      appliance check bundles/gpu-debian-13.yml --json
     """
     from engine.errors import Exit, InputError
     from installer import definition, lockfile

@@ -23,7 +23,7 @@ from engine.bounds import Bounds, BoundsError
 from engine.errors import InputError, TrustError, UpstreamError
 from engine.process import run
 from engine.report import Report
-from installer import aptmirror
+from installer import aptmirror, openpgp
 from installer.definition import AptSource, Target
 from installer.kinds import aptsources
 from installer.network import aptconfig, children, logins
@@ -111,9 +111,14 @@ class Apt:
         self._originals: list[Path] = []
 
     def use(self, sources: Sequence[AptSource], base: Path) -> None:
-        """Take the definition's sources; keyrings are copied, so that apt's own user can read them."""
+        """Take the definition's sources; keyrings are copied, so that apt's own user can read them.
+
+        Raises:
+            InputError: a keyring cannot be read, or is none.
+            TrustError: it holds a key that the definition does not name.
+        """
         self._originals = list(dict.fromkeys(base / s.signed_by for s in sources))
-        keyrings = [self._keyring(base / s.signed_by, n) for n, s in enumerate(sources)]
+        keyrings = [self._keyring(base / s.signed_by, n, s.fingerprints) for n, s in enumerate(sources)]
         text = aptconfig.without_logins(aptsources.deb822([_absolute(s, base) for s in sources], keyrings, self._arch))
         (self.etc / "sources.list.d/definition.sources").write_text(text)
 
@@ -210,13 +215,29 @@ class Apt:
                 remedy="Take this source out of debs.sources, or have its publisher look at it.",
             ) from error
 
-    def _keyring(self, source: Path, number: int) -> Path:
+    def _keyring(self, source: Path, number: int, fingerprints: Sequence[str]) -> Path:
         remedy = "Correct signed_by in the definition."
         data = inputfile.read(source, MAX_KEYRING, "the keyring of debs.sources", remedy)
+        if fingerprints:
+            _require_keys(source, data, fingerprints)
         armored = data.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
         copy = self.keyrings / f"{number}{'.asc' if armored else '.gpg'}"  # apt tells the format by the ending
         copy.write_bytes(data)
         return copy
+
+
+def _require_keys(keyring: Path, data: bytes, fingerprints: Sequence[str]) -> None:
+    held = openpgp.primary_keys(data)
+    if wrong := [key for key in held if key not in fingerprints]:
+        raise TrustError(
+            f"debs: the keyring holds the key {wrong[0]}, which the definition does not name", where=str(keyring),
+            remedy="Fetch the key again and compare its fingerprint with what its owner publishes; only if the owner changed it, correct "
+            "fingerprints in the definition.",
+        )  # fmt: skip
+    if not held:
+        raise InputError(
+            "debs: this is not a keyring", where=str(keyring), remedy="Fetch the key again: `gpg --show-keys` must list it."
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

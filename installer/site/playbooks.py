@@ -145,7 +145,8 @@ def looked_up(inventory: Path) -> list[str]:
     for file in files[:MAX_FILES]:
         with suppress(OSError), file.open("rb") as opened:
             text = opened.read(MAX_TEXT).decode("utf-8", "replace")
-            for names in LOOKUP.findall(text):
+            # A quote within quotes is written twice in YAML, or after a backslash.
+            for names in LOOKUP.findall(text + "\n" + text.replace("''", "'").replace('\\"', '"')):
                 found.update(NAME.findall(names))
     return sorted(found)
 

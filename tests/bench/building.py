@@ -1,6 +1,6 @@
 """How fast a bundle is built: against a plain download of the same wheels, and again after one input changed.
 
-With the environment variable APPLIANCE_BENCH_DEFINITION naming a definition (bundles/vllm-cuda.yml for the claims), its wheels
+With the environment variable APPLIANCE_BENCH_DEFINITION naming a definition (bundles/gpu-ubuntu-24.04.yml for the claims), its wheels
 are the ones; else some of 100 MB together, whose times are mostly what any build does.
 """
 

@@ -1,6 +1,6 @@
 """A bundle for another system and Python than the builder's: resolved, built, installed with no network at all.
 
-A small closure of real wheels; the same path carries the CUDA closure of bundles/vllm-cuda.yml.
+A small closure of real wheels; the same path carries the CUDA closure of bundles/gpu-ubuntu-24.04.yml.
 """
 
 from __future__ import annotations

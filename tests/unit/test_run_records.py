@@ -165,5 +165,9 @@ def test_the_variables_that_an_inventory_looks_up_are_passed_and_no_others(tmp_p
         "d: \"{{ lookup( 'ansible.builtin.env','FOUR' ) | default('HOME') }}\"\n"
     )
     assert playbooks.looked_up(tmp_path) == ["FOUR", "ONE", "THREE", "TWO"]
+    (tmp_path / "group_vars/all.yml").write_text(
+        """e: '{{ lookup(''env'',\n    ''FIVE'') }}'\nf: "{{ lookup(\\"env\\", \\"SIX\\") }}"\ng: "{{ lookup('env', 'SEVEN', default='') }}"\n"""
+    )
+    assert playbooks.looked_up(tmp_path) == ["FIVE", "ONE", "SEVEN", "SIX", "THREE", "TWO"]
     demo = playbooks.looked_up(Path(__file__).parents[2] / "inventories/demo")
     assert demo == ["APPLIANCE_DEMO_CONTROL", "APPLIANCE_DEMO_KEY", "APPLIANCE_DEMO_KNOWN_HOSTS", "APPLIANCE_DEMO_NODE"]

@@ -179,8 +179,8 @@ def flashinfer(facts: Facts) -> Iterator[Finding]:
         if missing and _hopper_or_newer(facts):
             yield Finding(
                 "flashinfer-kernels", "warning",
-                f"wheels/{group}: flashinfer-python {core.version} without {' and '.join(missing)}: GPUs from Hopper on try to download and compile kernels at first start, which fails inside",
-                f"Add {' and '.join(missing)} at version {public(core.version)} under `direct`, from the project's release page, or choose an attention backend that does not use FlashInfer.",
+                f"wheels/{group}: flashinfer-python {core.version} without {' and '.join(missing)}: GPUs from Hopper on would download and compile kernels at first start, which fails inside, so `install` switches FlashInfer off (sampler, all-reduce, FP8): vLLM's own are slower with large batches",
+                f"Add {' and '.join(missing)} at version {public(core.version)} under `direct`, from the project's release page; or leave it, and choose no attention backend of FlashInfer in args.",
             )  # fmt: skip
 
 

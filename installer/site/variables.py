@@ -15,6 +15,11 @@ from installer.site.inventory import Host, Inventory
 from installer.site.settings import Container, Site
 from installer.site.tenants.render import Rendered, more_endpoints
 
+# What vLLM would compile with FlashInfer at a first start, switched off (vllm/envs.py of 0.32). It then takes its own sampler, NCCL's
+# all-reduce, and its own kernels for weights in FP8.
+WITHOUT_FLASHINFER = {
+    "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ALLREDUCE_USE_FLASHINFER": "0", "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",
+}  # fmt: skip
 VIEWS = STORE / "views"  # where the engine shows a release's content
 
 
@@ -48,7 +53,9 @@ def variables(inventory: Inventory, release: str, targets: Mapping[str, Target])
         "appliance_release": release,
         "appliance_site": inventory.handed(),
         "appliance_relay_order": list(chain.order(inventory)),
-        "appliance_services": {h.name: served(h, site, release) for h in inventory.hosts},
+        "appliance_services": {
+            h.name: served(h, site, release, without_kernels(site, targets)) for h in inventory.hosts
+        },
         "appliance_containers": {h.name: containers(h, site) for h in inventory.hosts},
         "appliance_container_ingress": {h.name: container_ingress(h, site) for h in inventory.hosts},
         "appliance_zones": [
@@ -86,8 +93,20 @@ def gateway(inventory: Inventory, rendered: Rendered) -> dict[str, Any]:
     }
 
 
-def served(host: Host, site: Site, release: str) -> list[dict[str, Any]]:
-    """The replicas of a host in the words of the role vllm: what is common to all nodes, or the role mig's business, is left out."""
+def without_kernels(site: Site, targets: Mapping[str, Target]) -> Mapping[str, str]:
+    """What services on GPUs are told where the release has FlashInfer and not its kernels, which nobody could fetch or compile inside."""
+    wheels = [path.rpartition("/")[2] for path in targets if path.startswith(f"content/wheels/{site.runtime}/")]
+    needed = ("flashinfer_cubin-", "flashinfer_jit_cache")
+    whole = all(any(wheel.startswith(kind) for wheel in wheels) for kind in needed)
+    return {} if whole or not any(w.startswith("flashinfer_python-") for w in wheels) else WITHOUT_FLASHINFER
+
+
+def served(host: Host, site: Site, release: str, on_gpus: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The replicas of a host in the words of the role vllm: what is common to all nodes, or the role mig's business, is left out.
+
+    Args:
+        on_gpus: variables of services on GPUs, unless they say otherwise themselves.
+    """
     entries = []
     for replica in services.replicas(site, host):
         service = replica.service
@@ -99,7 +118,7 @@ def served(host: Host, site: Site, release: str) -> list[dict[str, Any]]:
                 "model": folder,
                 "served_name": service.served_name,
                 "args": services.flags(service, folder),
-                "environment": service.environment,
+                "environment": {**(on_gpus if "nvidia" in service.devices else {}), **service.environment},
                 "memory_max": service.memory_max,
                 "devices": list(service.devices),
                 "gpus": list(service.gpus) if isinstance(service.gpus, tuple) else service.gpus or 0,

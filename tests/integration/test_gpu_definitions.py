@@ -16,6 +16,7 @@ from engine.blobs import Blobs
 from engine.errors import InputError, TrustError
 from engine.placement.choose import place
 from engine.placement.model import Gpu, Node
+from engine.trust import Target
 from installer import lockfile, openpgp
 from installer.compat.check import check, gather
 from installer.compat.facts import Finding
@@ -23,7 +24,7 @@ from installer.definition import Definition
 from installer.kinds import Work, debevidence, debs, pins
 from installer.lockfile import Artifact
 from installer.runtime.recipe import recipes
-from installer.site import inventory, services
+from installer.site import inventory, services, variables
 from tests import facts, vendor
 from tests.demo import TREE
 from tests.integration import aptsite
@@ -124,7 +125,7 @@ def told(definition: Definition, lock: lockfile.Lock) -> list[Finding]:
 def test_the_definition_is_one_set_that_fits_together(name: str, archives: dict[str, Any], tmp_path: Path) -> None:
     definition, lock = locked(tmp_path, name, archives[name])
     found = told(definition, lock)
-    # Without FlashInfer's kernels, which no index has: the example site switches its sampler off.
+    # FlashInfer's kernels are in no index; install switches it off.
     assert {f.rule for f in found} <= {"flashinfer-kernels"}, found
     have = {a.name: a.version for a in lock.of_kind("debs") if not debevidence.is_evidence(a)}
     assert named(name) <= set(have)
@@ -202,3 +203,29 @@ def test_the_example_site_fits_the_definition_and_two_nodes_of_eight_gpus() -> N
         assert not made.refused, made
         placed[host.name] = {p.name: len(p.gpus) for p in made.places}
     assert placed == {"gpu-1": {"chat": 4, "small": 1, "small-2": 1}, "gpu-2": {"chat": 4}}
+
+
+@pytest.mark.parametrize(
+    ("wheels", "off"),
+    [
+        (("flashinfer_python-0.7.2.post1-py3-none-any.whl",), True),
+        (("flashinfer_python-0.7.2-py3-none-any.whl", "flashinfer_cubin-0.7.2-py3-none-any.whl"), True),
+        (("flashinfer_python-0.7.2-py3-none-any.whl", "flashinfer_cubin-0.7.2-py3-none-any.whl", "flashinfer_jit_cache-0.7.2+cu130-x.whl"), False),
+        (("torch-2.14.0-cp313-cp313-x.whl",), False),
+    ],
+)  # fmt: skip
+def test_services_on_gpus_do_without_kernels_that_the_release_does_not_bring(wheels: Sequence[str], off: bool) -> None:
+    site = inventory.load(TREE / "inventories/gpu-example")
+    targets = {p: Target(p, 1, "0" * 64) for p in (f"content/wheels/vllm/{w}" for w in wheels)}
+    told = variables.variables(site, "gpu-debian-13-1.0.0", targets)["appliance_services"]["gpu-1"]
+    expected = variables.WITHOUT_FLASHINFER if off else {}
+    assert [s["environment"] for s in told] == [expected] * 3
+    first = site.site.services[0]
+    own = first.model_copy(update={"environment": {"VLLM_USE_FLASHINFER_SAMPLER": "1"}})
+    chosen = variables.served(site.nodes[1], site.site.model_copy(update={"services": (own,)}), "x", expected)
+    assert chosen[0]["environment"] == {**expected, "VLLM_USE_FLASHINFER_SAMPLER": "1"}
+    on_processors = own.model_copy(update={"devices": (), "gpus": None})
+    (alone,) = variables.served(
+        site.nodes[1], site.site.model_copy(update={"services": (on_processors,)}), "x", expected
+    )
+    assert alone["environment"] == own.environment

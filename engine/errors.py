@@ -15,6 +15,7 @@ class Exit(IntEnum):
     UPSTREAM = 4  # a source changed or cannot be reached
     NODE = 5  # at least one node failed or is unreachable
     RESOURCE = 6  # disk full, permission denied, tool missing
+    WAITING = 7  # all that may be done now is done; nodes wait for their maintenance window
     # 128 and the number of the signal, as shells have it.
     HANGUP = 129
     INTERRUPTED = 130

@@ -29,6 +29,7 @@ PKI = Path("/etc/appliance/pki")
 UNITS = Path("/etc/systemd/system")
 CONFIGURATIONS = Path("/etc/appliance/vllm")
 VERIFICATION = Path("/var/lib/appliance/verification/state.json")
+DUE = Path("/var/lib/appliance/reboot-due")  # of the role nvidia_driver
 PLACES = ("/", "/opt/appliance", "/var/lib/appliance", "/var/lib/appliance/blobs", "/var/log")
 MAX_PEM = 256 << 10  # bytes; a list of a thousand revocations is 60 kB
 MAX_YAML = 1 << 20
@@ -132,6 +133,8 @@ def system() -> dict[str, Any]:
     if Path("/run/reboot-required").exists():
         packages = text("/run/reboot-required.pkgs", 4096).split()
         reasons.append("asked for by " + (", ".join(sorted(set(packages))[:8]) or "a package"))
+    if due := text(str(DUE), 4096).strip():
+        reasons.extend(due.splitlines())
     running = platform.release()
     waiting = newest_kernel()
     if waiting and waiting != running and (Path("/lib/modules") / running).is_dir():

@@ -180,7 +180,8 @@ def install(
 
     All nodes get their content before the first is changed; then they change batch by batch as the site's rolling policy says. A node
     that goes from one release to another is drained, upgraded, measured against itself before, and only then serves again; one that
-    fails goes back to its release by itself. When a node fails, the rest go on only as far as the policy allows; run the same command
+    fails goes back to its release by itself. A node that would have to restart outside of its maintenance window waits: it serves what it
+    had, the exit code is 7, and the same command in the window completes it. When a node fails, the rest go on only as far as the policy allows; run the same command
     again to complete.
 
     \b
@@ -221,6 +222,8 @@ def install(
     screen.result(asdict(outcome), page(outcome))
     if not outcome.good:
         raise typer.Exit(Exit.NODE)
+    if outcome.waiting:
+        raise typer.Exit(Exit.WAITING)
     same = (
         "-i", inventory, *given("--depot", depot, DEFAULT_DEPOT), *given("--root", root), *given("--ca", ca, DEFAULT_CA),
         *given("--runs", runs, DEFAULT_RUNS), *given("--site-keys", site_keys, DEFAULT_SITE_KEYS), *given("--release", release),

@@ -28,9 +28,17 @@ def page(outcome: Outcome) -> Group:
     failed = {f.node for f in outcome.failures}
     done = "would change" if outcome.check else "changed"
     for name, node in outcome.nodes.items():
-        word = "failed" if name in failed else done if node["changed"] else "unchanged"
+        word = (
+            "failed"
+            if name in failed
+            else "waiting"
+            if name in outcome.waiting
+            else done
+            if node["changed"]
+            else "unchanged"
+        )
         table.add_row(name, str(node["ok"]), str(node["changed"]), word)
-    lines = [*_failures(outcome), *_proof(outcome), *_went_back(outcome), *_end(outcome)]
+    lines = [*_failures(outcome), *_waiting(outcome), *_proof(outcome), *_went_back(outcome), *_end(outcome)]
     return Group(table, *map(Text, lines))
 
 
@@ -39,6 +47,11 @@ def _failures(outcome: Outcome) -> Iterator[str]:
         state = "is unreachable" if failure.unreachable else "failed"
         step = f"{words_of(failure.role)}: " if failure.role else ""
         yield f"\n{failure.node} {state} in “{step}{failure.task}”:\n  {failure.reason}"
+
+
+def _waiting(outcome: Outcome) -> Iterator[str]:
+    for node, why in outcome.waiting.items():
+        yield f"{node} waits and serves what it had: {why}"
 
 
 def _proof(outcome: Outcome) -> Iterator[str]:
@@ -77,6 +90,8 @@ def _end(outcome: Outcome) -> Iterator[str]:
         yield f"{outcome.release}: a dry run; nothing was changed"
     elif not outcome.good:
         yield f"{outcome.release}: NOT INSTALLED on every node, or not proved; the lines above say what is wrong"
+    elif outcome.waiting:
+        yield f"{outcome.release}: {len(outcome.waiting)} of {len(outcome.nodes)} nodes wait for their maintenance window; run the same command again in it"
     elif not outcome.changed:
         yield f"{outcome.release}: nothing changed"
     else:

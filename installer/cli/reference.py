@@ -26,6 +26,7 @@ Every command takes `--json` (one JSON document on standard output) and `--quiet
 | 4 | a source changed or does not answer |
 | 5 | a node failed or cannot be reached |
 | 6 | this machine lacks something: space, a permission, a tool |
+| 7 | `install`: done but for nodes that wait for their maintenance window; the same command in the window completes it |
 | 129 | ended by SIGHUP (the terminal closed); the same command continues |
 | 130 | interrupted with Ctrl-C (SIGINT); the same command continues |
 | 143 | ended by SIGTERM; the same command continues |

@@ -38,6 +38,7 @@ class NodeState:
     changes: list[str] = field(default_factory=list)
     failure: Failure | None = None
     nothing_yet: bool = False  # a dry run found no engine, and ended where it would be needed
+    waiting: str = ""  # what the node waits for; it was left as it is
     # In a dry run with differences: the text before and after of every file that would change, by path; and what a fetch would bring.
     diffs: dict[str, tuple[str, str]] = field(default_factory=dict)
     fetch_bytes: int = 0
@@ -105,8 +106,11 @@ class Tracker:
     @staticmethod
     def _note(state: NodeState, result: dict[str, Any]) -> None:
         """What a plan needs of a result: how files would change, and how much would travel."""
-        if _table(result.get("ansible_facts")).get("appliance_nothing_yet") is True:
+        learnt = _table(result.get("ansible_facts"))
+        if learnt.get("appliance_nothing_yet") is True:
             state.nothing_yet = True
+        if said := learnt.get("appliance_waiting"):
+            state.waiting = str(said)
         found = result.get("diff")
         for diff in found if isinstance(found, list) else [found]:
             path, told = _path(result), _table(diff)

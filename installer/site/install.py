@@ -82,6 +82,7 @@ class Outcome:
     preflight_skipped: str = ""
     idle: list[str] = field(default_factory=list)  # nodes that needed nothing
     rollout: Rollout | None = None
+    waiting: dict[str, str] = field(default_factory=dict)  # nodes left as they are until their window, and why
     plan: str = ""  # digest of the plan that was followed
     agreed: list[str] = field(default_factory=list)  # who else agreed to it
     imported_bytes: int = 0
@@ -123,7 +124,8 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
         went_back = bool(outcome.rollout and outcome.rollout.restored)
         if (not outcome.failures or went_back) and not request.check and request.inventory.site.services:
             with _timed(outcome, "prove"):
-                served = None if went_back else release.view  # nodes that went back may serve several releases
+                # Nodes that went back, or wait, serve another release.
+                served = None if went_back or outcome.waiting else release.view
                 outcome.proof = prove.all_services(request.inventory, request.ca_dir, request.ca_passphrase, served)
         if not request.check and (hosts := _installed(request, outcome)):
             with _timed(outcome, "egress"):
@@ -141,7 +143,11 @@ def install(request: Request, report: Report, listener: Listener) -> Outcome:
 
 def _installed(request: Request, outcome: Outcome) -> list[Host]:
     """Nodes that run the release now, whether or not this run changed them."""
-    out = {f.node for f in outcome.failures} | set(outcome.rollout.left_alone if outcome.rollout else ())
+    out = (
+        {f.node for f in outcome.failures}
+        | outcome.waiting.keys()
+        | set(outcome.rollout.left_alone if outcome.rollout else ())
+    )
     return [h for h in request.inventory.nodes if h.name in outcome.nodes and h.name not in out]
 
 
@@ -285,6 +291,7 @@ def _nodes(
                 outcome.rollout = roll(inventory, hosts, now, outcome.release, means)
     finally:
         outcome.failures = tracker.failures
+        outcome.waiting = {n: s.waiting for n, s in tracker.nodes.items() if s.waiting and not s.failure}
         outcome.nodes |= {
             n: {"ok": s.ok, "changed": s.changed, "changes": s.changes, "nothing_yet": s.nothing_yet}
             for n, s in tracker.nodes.items()

@@ -129,7 +129,7 @@ def roll(
         broken = [n for n in _failed(means.tracker) if n in batch]
         good = [n for n in batch if n not in broken]
         means.ledger.bring_back(good)
-        made.done += good
+        made.done += [n for n in good if not means.tracker.nodes[n].waiting]
         _restore(inventory, broken, now, means, made)
         failed |= set(broken)
         if rolling.too_many(len(failed), total, rules) and number < len(made.batches):

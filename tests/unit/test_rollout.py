@@ -32,6 +32,7 @@ class World:
     prepare_fails: tuple[str, ...] = ()
     fails: tuple[str, ...] = ()
     stuck: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
     before: str = OLD
     carry_on: bool = False
     seen: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
@@ -57,6 +58,9 @@ class World:
         if name == "converge.yml":
             self.out_at.append(set(Ledger(self.runs).out))  # as somebody else would read it now
         for node in nodes:
+            if node in self.waits and name == "converge.yml":
+                facts = {"ansible_facts": {"appliance_waiting": "it is not Saturday"}}
+                self.tracker.handle({"event": "runner_on_ok", "event_data": {"host": node, "task": "t", "res": facts}})
             if node in (self.prepare_fails if name == "prepare.yml" else self.fails):
                 self.tracker.handle(
                     {"event": "runner_on_failed", "event_data": {"host": node, "task": "t", "res": {"msg": "broken"}}}
@@ -75,6 +79,14 @@ def test_all_are_prepared_before_the_first_is_changed(tmp_path: Path) -> None:
     assert world.seen == [("prepare", ("n1", "n2", "n3", "n4")), ("converge", ("n1", "n2")), ("converge", ("n3", "n4"))]
     assert made.done == ["n1", "n2", "n3", "n4"] and not made.stopped
     assert world.out_at == [{"n1", "n2"}, {"n3", "n4"}]
+    assert dict(world.ledger.out) == {}
+
+
+def test_a_node_that_waits_for_its_window_is_in_service_and_the_others_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, waits=("n2",))
+    made = world.run()
+    assert made.done == ["n1", "n3"] and not made.stopped and not made.restored
+    assert world.tracker.nodes["n2"].waiting == "it is not Saturday"
     assert dict(world.ledger.out) == {}
 
 

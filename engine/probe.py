@@ -1,4 +1,4 @@
-"""Ask a served model for one token. A server that answers but cannot generate is not ready.
+"""Ask a served model for one token, or for what it makes instead. A server that answers but cannot generate is not ready.
 
 Only the standard library: the unit's start waits for this, and it must run before anything else of a release does.
 """
@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine import chat, strictjson
+from engine import chat, pooling, strictjson
 from engine.errors import ApplianceError, InputError
+from engine.pooling import Task
 
 MAX_ANSWER = 1 << 20  # bytes; a completion of one token is a few hundred
 PAUSE_S = 0.5  # between attempts while a server starts
@@ -51,7 +52,8 @@ Target = Path | Https  # a path is a unix socket
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. ``seconds`` is the time to the whole answer, ``endpoint`` what was asked."""
+    """What the model said. ``seconds`` is the time to the whole answer, ``endpoint`` what was asked; ``tokens`` counts numbers where a
+    model does not generate."""
 
     model: str
     tokens: int
@@ -72,8 +74,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask_token(target: Target, model: str, timeout_s: float, *, chats: bool = False) -> Answer:
-    """One generated token. No redirect is followed, and the answer is at most ``MAX_ANSWER`` bytes.
+def ask_token(target: Target, model: str, timeout_s: float, *, chats: bool = False, task: Task = "") -> Answer:
+    """One generated token, or the numbers of a model that makes some. No redirect is followed, and the answer is at most ``MAX_ANSWER`` bytes.
 
     Args:
         chats: ask as clients do, in messages: for a model that has a chat template. A plain completion needs none.
@@ -83,6 +85,13 @@ def ask_token(target: Target, model: str, timeout_s: float, *, chats: bool = Fal
             answer without a token.
     """
     begin = time.monotonic()
+    if task:
+        raw = _ask(target, pooling.ENDPOINTS[task], pooling.question(task, model, PROMPT), timeout_s)
+        try:
+            numbers = pooling.values(task, raw)
+        except ValueError as error:
+            raise _failure(target, f"the model's answer is not what the API promises: {error}") from error
+        return Answer(model, numbers, round(time.monotonic() - begin, 3), pooling.ENDPOINTS[task])
     endpoint = chat.CHAT if chats else chat.COMPLETIONS
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}]} if chats else {"prompt": PROMPT}
     body = {"model": model, **asked, "max_tokens": 1, "temperature": 0, "stream": False}
@@ -116,7 +125,13 @@ def _ask(target: Target, endpoint: str, body: Mapping[str, Any], timeout_s: floa
 
 
 def wait_for_token(
-    target: Target, model: str, timeout_s: float, *, chats: bool = False, alive: Callable[[], bool] = lambda: True
+    target: Target,
+    model: str,
+    timeout_s: float,
+    *,
+    chats: bool = False,
+    task: Task = "",
+    alive: Callable[[], bool] = lambda: True,
 ) -> Answer:
     """Ask until a token comes. Only a server that does not listen yet is asked again; a wrong answer fails at once.
 
@@ -130,7 +145,7 @@ def wait_for_token(
     while True:
         try:
             # The first token of a large model compiles kernels, so an attempt may take all the time that is left.
-            return ask_token(target, model, max(1.0, deadline - time.monotonic()), chats=chats)
+            return ask_token(target, model, max(1.0, deadline - time.monotonic()), chats=chats, task=task)
         except ApplianceError as error:
             if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
                 raise
@@ -157,16 +172,21 @@ def main(argv: list[str]) -> int:
         metavar="DIRECTORY",
         help="of the served model: with a chat template in it a chat is asked for; without it, or without this option, a completion",
     )
+    parser.add_argument(
+        "--task", choices=["generate", *pooling.ENDPOINTS], default="generate", help="what the model does"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--wait", action="store_true", help="wait for a server that is starting")
     parser.add_argument("--pid", type=int, help="with --wait: give up when this process is gone")
     options = parser.parse_args(argv)
     target = options.socket or _https(options.url, options.ca, options.cert, options.key)
     chats = _chats(options.folder) if options.folder else False
+    task: Task = "" if options.task == "generate" else options.task
     if options.wait:
-        answer = wait_for_token(target, options.model, options.timeout, chats=chats, alive=_watch(options.pid))
+        alive = _watch(options.pid)
+        answer = wait_for_token(target, options.model, options.timeout, chats=chats, task=task, alive=alive)
     else:
-        answer = ask_token(target, options.model, options.timeout, chats=chats)
+        answer = ask_token(target, options.model, options.timeout, chats=chats, task=task)
     print(json.dumps(asdict(answer)))  # noqa: T201
     return 0
 

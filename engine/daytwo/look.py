@@ -16,6 +16,7 @@ from engine.chat import folder_has_template
 from engine.errors import ApplianceError
 from engine.firewall import Firewall
 from engine.placement import record
+from engine.pooling import Task
 from engine.preflight.gather import gather
 from engine.preflight.reading import text
 from engine.probe import ask_token
@@ -37,13 +38,14 @@ _SHOWN = "Id,ActiveState,SubState,Result,NRestarts,ActiveEnterTimestamp,UnitFile
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it. ``question["services"]`` names the served models to ask for a token, as {unit's instance: served name}."""
+    """All of it. ``question["services"]`` names the served models to ask for a token, as {unit's instance: served name}, ``tasks``
+    what those do that do not generate."""
     looks: dict[str, Callable[[], Any]] = {
         "release": release,
         "units": units,
         "services": started,
         "placement": record.read,
-        "tokens": lambda: tokens(question.get("services", {})),
+        "tokens": lambda: tokens(question.get("services", {}), question.get("tasks", {})),
         "certificates": certificates,
         "firewall": firewall,
         "system": system,
@@ -86,13 +88,13 @@ def started() -> list[dict[str, Any]]:
     return [asdict(s) for s in services()]
 
 
-def tokens(asked: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One generated token of every service, through its own socket."""
+def tokens(asked: Mapping[str, str], tasks: Mapping[str, Task] | None = None) -> list[dict[str, Any]]:
+    """One generated token of every service, or what it makes instead, through its own socket."""
     found = []
     for name, served in sorted(asked.items()):
         socket = Path("/run/appliance-vllm") / name / "api.sock"
         try:
-            told = ask_token(socket, served, TOKEN_S, chats=_chats(name))
+            told = ask_token(socket, served, TOKEN_S, chats=_chats(name), task=(tasks or {}).get(name, ""))
             found.append({"service": name, "seconds": told.seconds, "error": "", "endpoint": told.endpoint})
         except ApplianceError as error:
             found.append({"service": name, "seconds": 0.0, "error": error.what})

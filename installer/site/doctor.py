@@ -135,8 +135,7 @@ def _files(reply: Reply) -> dict[str, str]:
 
 def _question(host: Host, inventory: Inventory) -> dict[str, Any]:
     asked = needs.question(host, needs.Release(None, None), inventory, word="", listening=False, outside=())
-    served = {r.name: r.service.served_name for r in services.replicas(inventory.site, host)}
-    return {"services": served, "preflight": asdict(replace(asked, outside_names=(), disk=""))}
+    return {**services.question(inventory.site, host), "preflight": asdict(replace(asked, outside_names=(), disk=""))}
 
 
 def _versions() -> dict[str, str]:

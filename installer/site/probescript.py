@@ -78,6 +78,7 @@ def errand_modules() -> dict[str, Path]:
         "firewall_rules",
         "firewall_timer",
         "nft",
+        "pooling",
         "printable",
         "probe",
         "refusals",

@@ -12,7 +12,7 @@ from typing import Any
 
 import urllib3
 
-from engine import chat, strictjson
+from engine import chat, pooling, strictjson
 from engine.rules.networks import with_port
 from installer.site import controlpki
 from installer.site.inventory import Inventory
@@ -78,7 +78,7 @@ def _chats(view: Path | None, service: Service) -> bool | None:
 
 def _prove(gateway: str, url: str, service: Service, client: controlpki.ClientTls, chats: bool | None) -> Proof:
     begin = time.monotonic()
-    endpoint = chat.COMPLETIONS if chats is False else chat.CHAT
+    endpoint = pooling.ENDPOINTS[service.task] if service.task else chat.COMPLETIONS if chats is False else chat.CHAT
     try:
         try:
             answer = ask(url, endpoint, service.served_name, client.context())
@@ -104,7 +104,7 @@ def ask(url: str, endpoint: str, model: str, context: ssl.SSLContext) -> str:
 
     Args:
         url: https://HOST:PORT of the gateway, and where the paths of the service begin.
-        endpoint: ``chat.CHAT`` or ``chat.COMPLETIONS``.
+        endpoint: ``chat.CHAT``, ``chat.COMPLETIONS``, or one of ``pooling.ENDPOINTS``.
 
     Raises:
         NoTemplateError: a chat was asked for, and the model has no chat template.
@@ -112,10 +112,13 @@ def ask(url: str, endpoint: str, model: str, context: ssl.SSLContext) -> str:
         urllib3.exceptions.HTTPError, OSError: no answer.
     """
     words = "Say one word."
-    asked: dict[str, Any] = (
-        {"messages": [{"role": "user", "content": words}]} if endpoint == chat.CHAT else {"prompt": words}
-    )
-    body = {"model": model, **asked, "max_tokens": 4, "temperature": 0}
+    task: pooling.Task = next((t for t, path in pooling.ENDPOINTS.items() if path == endpoint), "")
+    body: dict[str, Any]
+    if task:
+        body = pooling.question(task, model, words)
+    else:
+        asked = {"messages": [{"role": "user", "content": words}]} if endpoint == chat.CHAT else {"prompt": words}
+        body = {"model": model, **asked, "max_tokens": 4, "temperature": 0}
     pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=ATTEMPT_S)
     response = pool.request(
         "POST",
@@ -130,7 +133,7 @@ def ask(url: str, endpoint: str, model: str, context: ssl.SSLContext) -> str:
         if response.status == 400 and endpoint == chat.CHAT and b"chat template" in raw.lower():
             raise NoTemplateError(refusal)
         raise ValueError(refusal)
-    return said(raw, endpoint)
+    return f"{pooling.values(task, raw)} numbers" if task else said(raw, endpoint)
 
 
 def said(raw: bytes, endpoint: str = chat.CHAT) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # vLLM's flags that keys of a service stand for; `args` may not name them beside the key.
 FLAGS = {
+    "task": ("runner",),
     "tensor_parallel": ("tensor-parallel-size",),
     "pipeline_parallel": ("pipeline-parallel-size",),
     "quantization": ("quantization",),
@@ -74,6 +75,8 @@ def flags(service: Service, folder: str) -> dict[str, Any]:
     if service.n_gpus > 1 or service.tensor_parallel or service.pipeline_parallel:
         tensor, pipeline = service.parallel
         told = {"tensor-parallel-size": tensor, "pipeline-parallel-size": pipeline}
+    if service.task:
+        told |= {"runner": "pooling", **({"convert": "embed"} if service.task == "embed" else {})}
     if service.quantization:
         told["quantization"] = service.quantization
     if service.tool_call_parser:
@@ -82,7 +85,16 @@ def flags(service: Service, folder: str) -> dict[str, Any]:
         told["reasoning-parser"] = service.reasoning_parser
     if service.chat_template:
         told["chat-template"] = f"{folder}/{service.chat_template}"
-    return {**service.args, **told}
+    return {**told, **service.args} if service.task and "convert" in service.args else {**service.args, **told}
+
+
+def question(site: Site, host: Host) -> dict[str, Any]:
+    """Which services a node is to ask, and how (engine.daytwo.look)."""
+    found = replicas(site, host)
+    return {
+        "services": {r.name: r.service.served_name for r in found},
+        "tasks": {r.name: r.service.task for r in found if r.service.task},
+    }
 
 
 def hosts_of(service: Service, hosts: Iterable[Host]) -> list[Host]:

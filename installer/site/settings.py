@@ -318,6 +318,10 @@ class Service(_Strict):
     quantization: Parser | None = Field(
         None, description="How the weights are quantised, where the model's config.json does not say it."
     )
+    task: Literal["embed", "rerank"] | None = Field(
+        None,
+        description="What a model does that does not generate: embed makes vectors of texts, rerank scores documents for a question.",
+    )
     tool_call_parser: Parser | None = Field(
         None, description="vLLM's parser of the model's tool calls; without one the model calls no tools."
     )

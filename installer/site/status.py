@@ -83,7 +83,7 @@ def status(
     at, ask = now or datetime.now(UTC), send or _send
 
     def one(host: Host) -> Reply:
-        question = {"services": {r.name: r.service.served_name for r in services.replicas(inventory.site, host)}}
+        question = services.question(inventory.site, host)
         return ask(host, errand.connection(inventory, host), "look", question)
 
     hosts = errand.nodes(inventory, limit)

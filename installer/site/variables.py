@@ -124,6 +124,7 @@ def served(host: Host, site: Site, release: str, on_gpus: Mapping[str, str]) -> 
                 "gpus": list(service.gpus) if isinstance(service.gpus, tuple) else service.gpus or 0,
                 "cpus": service.cpus or 0,
                 "start_timeout_s": service.start_timeout_s,
+                **({"task": service.task} if service.task else {}),
             }
         )
     return entries

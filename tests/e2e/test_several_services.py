@@ -108,6 +108,27 @@ def test_a_change_of_one_service_does_not_restart_the_other(demo: Demo, lab: Lab
     assert after["first"] == before["first"] and after["second"][0] != before["second"][0]
 
 
+def test_a_service_may_make_vectors_instead(demo: Demo, lab: Lab, site: Path) -> None:
+    """The same model, asked for what it has before its last layer; the other service goes on as it was."""
+    before = processes(lab)
+    file = site / "group_vars/all/site.yml"
+    text = file.read_text()
+    file.write_text(text.replace("served_name: tiny-too\n", "served_name: tiny-too\n      task: embed\n"))
+    outcome = demo.appliance(*install_argv(demo, site), demo.bundle, json_output=True)
+    assert outcome["good"], outcome["failures"]
+    assert {p["service"]: p["endpoint"] for p in outcome["proof"]}["second"] == "/v1/embeddings"
+    one = client(demo, lab)
+    one.base_url = f"https://{lab.nodes[0].address}:8443/second/v1"
+    made = one.embeddings.create(model="tiny-too", input=["an air gap", "another"], encoding_format="float")
+    assert len(made.data) == 2 and len(made.data[0].embedding) == len(made.data[1].embedding) > 1
+    assert made.data[0].embedding != made.data[1].embedding
+    told = demo.appliance(*status_argv(demo), "-i", site, json_output=True)
+    assert told["good"], told
+    assert {t["service"]: t["endpoint"] for t in told["nodes"][0]["tokens"]}["second"] == "/v1/embeddings"
+    assert processes(lab)["first"] == before["first"]
+    file.write_text(text)
+
+
 def test_more_cpus_than_the_node_has_are_refused_and_nothing_is_touched(
     demo: Demo, lab: Lab, site: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine import chat, probe
+from engine import chat, pooling, probe
 from engine.errors import ApplianceError, InputError
 
 GOOD = {"usage": {"completion_tokens": 1}}
@@ -152,9 +152,9 @@ def test_a_server_that_starts_is_waited_for(path: Path, monkeypatch: pytest.Monk
     asked = threading.Event()
     original = probe.ask_token
 
-    def ask(target: probe.Target, model: str, timeout_s: float, *, chats: bool = False) -> probe.Answer:
+    def ask(target: probe.Target, model: str, timeout_s: float, *, chats: bool, task: pooling.Task) -> probe.Answer:
         try:
-            return original(target, model, timeout_s, chats=chats)
+            return original(target, model, timeout_s, chats=chats, task=task)
         finally:
             asked.set()
 
@@ -166,6 +166,18 @@ def test_a_server_that_starts_is_waited_for(path: Path, monkeypatch: pytest.Monk
     with server(path, says(http(200, json.dumps(GOOD).encode()))):
         waiting.join(5)
     assert [a.tokens for a in answers] == [1]
+
+
+def test_a_model_that_makes_vectors_is_asked_for_one(path: Path) -> None:
+    with server(path, says(http(200, b'{"data": [{"embedding": [0.5, 1]}]}'))) as requests:
+        answer = probe.ask_token(path, "m", 5, task="embed")
+    assert (answer.tokens, answer.endpoint) == (2, "/v1/embeddings")
+    assert b"POST /v1/embeddings" in requests[0] and b'"input"' in requests[0]
+    with (
+        server(path.with_name("other"), says(http(200, json.dumps(GOOD).encode()))),
+        pytest.raises(ApplianceError, match="not what the API promises: the answer holds no numbers"),
+    ):
+        probe.ask_token(path.with_name("other"), "m", 5, task="embed")
 
 
 def test_a_bound_socket_that_does_not_listen_yet_is_a_server_that_starts(path: Path) -> None:

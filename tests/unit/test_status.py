@@ -48,10 +48,10 @@ INVENTORY = Inventory(Path("site"), (NODE,), SITE)
 def test_a_service_is_asked_as_clients_ask_its_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: bool, endpoint: str
 ) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, str]] = []
 
-    def ask(socket: Path, served: str, timeout_s: float, *, chats: bool) -> Answer:
-        asked.append(chats)
+    def ask(socket: Path, served: str, timeout_s: float, *, chats: bool, task: str) -> Answer:
+        asked.append((chats, task))
         return Answer(served, 1, 0.1, CHAT if chats else COMPLETIONS)
 
     (tmp_path / "model").mkdir()
@@ -62,7 +62,8 @@ def test_a_service_is_asked_as_clients_ask_its_model(
     monkeypatch.setattr(look, "ask_token", ask)
     assert look.tokens({"chat": "m"}) == [{"service": "chat", "seconds": 0.1, "error": "", "endpoint": endpoint}]
     assert [t["endpoint"] for t in look.tokens({"unknown": "m"})] == [COMPLETIONS]
-    assert asked == [template, False]
+    look.tokens({"chat": "m"}, {"chat": "embed"})
+    assert asked == [(template, ""), (False, ""), (template, "embed")]
 
 
 # -- records ----------------------------------------------------------------------------------------

@@ -165,7 +165,9 @@ def test_the_end_of_an_install_says_both_halves_and_a_bad_one_is_not_called_inst
     assert told[-2] == "gpu-1: NOT PROVED SHUT: tcp got out" and "NOT INSTALLED" in told[-1]
 
 
-def test_nodes_that_wait_for_their_window_are_named_and_not_called_installed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nodes_that_wait_for_their_window_are_named_and_not_called_installed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     nodes = {"gpu-1": {"ok": 1, "changed": 3}, "gpu-2": {"ok": 9, "changed": 1}}
     outcome = Outcome("d-1", False, "", "", nodes=nodes, phases_s={"total": 43.2}, good=True)
     outcome.waiting = {"gpu-2": "driver 580.178.04 needs a restart"}

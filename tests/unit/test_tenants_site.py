@@ -131,6 +131,23 @@ def test_the_order_of_keys_and_comments_does_not_change_what_is_rendered(tmp_pat
     assert one.digest == two.digest
 
 
+@pytest.mark.parametrize(
+    ("task", "endpoints", "more"),
+    [
+        (None, ("chat", "completions"), []),
+        ("embed", ("embeddings",), []),
+        ("rerank", ("rerank", "score"), ["/v1/rerank", "/v1/score"]),
+    ],
+)
+def test_what_a_model_does_decides_about_its_endpoints(
+    tmp_path: Path, task: str | None, endpoints: tuple[str, ...], more: list[str]
+) -> None:
+    service = {**lab.SITE["services"][0], **({"task": task} if task else {})}
+    found = inventories.load(lab.write(tmp_path, services=[service])).tenants
+    assert found and found.configuration.models[0].endpoints == endpoints
+    assert [e["path"] for e in more_endpoints(found)] == more
+
+
 def test_endpoints_that_clients_do_not_have_without_tenants_are_named_for_gpu_nodes(tmp_path: Path) -> None:
     models = "models:\n  - {name: tiny, endpoints: [chat, rerank, tokenize]}\n"
     found = inventories.load(lab.write(tmp_path / "site", lab.TENANTS + models)).tenants

@@ -41,7 +41,8 @@ PEER_NAME = "inference.appliance.internal"  # in the certificate of every GPU no
 
 PROOF = "appliance-proof"  # tenant and credential of the install's own request, which proves that models answer
 PROOF_LIMITS = {"requests_per_minute": 60, "tokens_per_minute": 20_000, "concurrent_requests": 4}
-ENDPOINTS = ("chat", "completions")
+# What clients may ask of a model, by what it does, where the tenants file does not say it.
+ENDPOINTS = {None: ("chat", "completions"), "embed": ("embeddings",), "rerank": ("rerank", "score")}
 DEFAULT_SLOTS = 256  # vLLM's own max-num-seqs at the least
 MOST_OUTPUT = 4096
 MARGIN_S = 30  # nginx waits longer than the gateway, so that the gateway's own answer comes first
@@ -219,7 +220,12 @@ def _model(said: Mapping[str, Any], replicas: list[dict[str, str]], service: Ser
     context = said.get("context_tokens", _context(service))
     output = min(context, MOST_OUTPUT) if isinstance(context, int) else MOST_OUTPUT
     slots = _whole(_flags(service).get("max-num-seqs")) or DEFAULT_SLOTS
-    made = {"endpoints": list(ENDPOINTS), "context_tokens": context, "output_tokens": output, "slots": slots}
+    made = {
+        "endpoints": list(ENDPOINTS[service.task]),
+        "context_tokens": context,
+        "output_tokens": output,
+        "slots": slots,
+    }
     return {**made, **said, "replicas": replicas}
 
 

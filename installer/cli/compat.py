@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from installer.lockfile import Lock
 
 
+UNVERIFIED = "driver-packages"  # the rule that finds nothing to look at
+
+
 def check(
     ctx: typer.Context,
     definition_file: Annotated[Path, typer.Argument(help="Definition, bundles/NAME.yml.", metavar="DEFINITION")],
@@ -50,7 +53,9 @@ def check(
         raise typer.Exit(Exit.USAGE)
     if findings and not screen.json_output:
         screen.show(_table(findings))
-    screen.result(data, f"{parsed.release} fits together: {len(locked.artifacts)} artifacts, {verdict}")
+    unverified = any(f.rule == UNVERIFIED for f in findings)
+    words = "holds nothing that does not fit together, and its driver is unverified" if unverified else "fits together"
+    screen.result(data, f"{parsed.release} {words}: {len(locked.artifacts)} artifacts, {verdict}")
 
 
 def prove(screen: Screen, definition_file: Path, definition: Definition, lock: Lock, *, again: bool = False) -> None:
@@ -92,6 +97,7 @@ def _data(definition_file: Path, lock: Lock, findings: tuple[Finding, ...]) -> d
     return {
         "definition": str(definition_file),
         "good": not any(f.severity == "failure" for f in findings),
+        "verified": not any(f.rule == UNVERIFIED for f in findings),
         "artifacts": len(lock.artifacts),
         "findings": [vars(f) for f in findings],
     }

@@ -61,7 +61,7 @@ def one_version(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     if gpu and not found:
         yield Finding(
-            "driver-packages", "warning", f"the bundle holds no driver packages; every GPU node must already have {gpu.driver}",
+            "driver-packages", "warning", f"UNVERIFIED: the bundle holds no driver packages; that driver {gpu.driver} exists for {facts.target.kernel or 'the kernel'} of the nodes is not known, and every GPU node must already have it",
             "Add them under debs, or check the driver on the nodes before carrying.",
         )  # fmt: skip
 

@@ -189,7 +189,12 @@ def test_the_command_passes_what_fits(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as end:
         main(["check", str(path)])
     assert end.value.code == 0
-    assert "fits together: 1 artifacts, 1 warnings" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "holds nothing that does not fit together, and its driver is unverified: 1 artifacts, 1 warnings" in said
+    with pytest.raises(SystemExit):
+        main(["check", str(path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["good"] and not told["verified"]
 
 
 def test_the_page_lists_every_rule_with_its_severities_and_every_gpu() -> None:

@@ -7,9 +7,9 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine.addresses import fault, secret_in
 from installer import yamlfile
@@ -105,6 +105,17 @@ class Target(_Strict):
         None, description="Kernel of the nodes as `uname -r` prints it, for example 6.8.0-90-generic."
     )
     gpu: Gpu | None = Field(None, description="GPUs of the nodes; left out when there are none.")
+
+    @field_validator("os", mode="before")
+    @classmethod
+    def _no_rpm(cls, given: Any) -> Any:
+        if isinstance(given, str) and re.match(
+            r"(rhel|red ?hat|rocky|alma(linux)?|centos|oracle|fedora|sles)\b", given.lower()
+        ):
+            raise ValueError(
+                f"{given} is not supported: packages of nodes are Debian packages (docs/platforms.md says what it would take)"
+            )
+        return given
 
 
 class DirectWheel(_Strict):

@@ -17,7 +17,7 @@ from installer.lockfile import Artifact, Lock
 
 # The order in which a person reads them: what cannot load at all comes first.
 RULES: tuple[Rule, ...] = (
-    platform.wheels, platform.debs, platform.python,
+    platform.supported, platform.wheels, platform.debs, platform.python,
     gpu.known, gpu.processor, gpu.branches, gpu.modules, gpu.mig,
     cuda.driver, cuda.supported, cuda.skew, cuda.bindings, cuda.machine_code, cuda.dropped, cuda.flashinfer, compiler.at_first_start,
     driver.duplicates, driver.one_version, driver.fabric, driver.subnet, driver.kernel, driver.secure_boot, dcgm.pair,

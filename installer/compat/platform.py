@@ -10,6 +10,7 @@ from installer.compat.tables import DEB_ARCH
 from installer.kinds.uvresolve import GLIBC_MINOR, OS_PYTHON, tags
 
 MANYLINUX = re.compile(r"^manylinux_2_(\d+)_(.+)$")
+OLDEST_PYTHON = (3, 11)
 LEGACY = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
 
 
@@ -54,6 +55,16 @@ def _why(facts: Facts, wheel: Wheel, pythons: set[tuple[str, str]]) -> Finding:
         "wheel-architecture", "failure", f"{label} is built for {told}, the nodes are {target.arch} Linux with glibc",
         "Lock again for this processor, or correct target.arch.",
     )  # fmt: skip
+
+
+def supported(facts: Facts) -> Iterator[Finding]:
+    """The engine runs on nodes with their own Python: 3.11 or newer (pyproject.toml, requires-python)."""
+    own = OS_PYTHON[facts.target.os].rpartition(".")[0]
+    if tuple(map(int, own.split("."))) < OLDEST_PYTHON:
+        yield Finding(
+            "os-support", "failure", f"{facts.target.os} is not supported: its own CPython is {own}, and what runs on nodes needs {'.'.join(map(str, OLDEST_PYTHON))}",
+            "Take nodes with ubuntu-24.04 (docs/platforms.md).",
+        )  # fmt: skip
 
 
 def debs(facts: Facts) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engine.errors import InputError
 from installer import definition as definitions
@@ -224,3 +226,20 @@ def test_the_choices_of_a_shipped_definition_fit() -> None:
     assert [
         f for f in check(Facts(shipped.target, facts().wheels, (), date(2026, 11, 21))) if f.severity == "failure"
     ] == []
+
+
+def test_systems_that_cannot_run_what_nodes_run_are_refused_by_name() -> None:
+    target = facts().target.model_copy(update={"os": "ubuntu-22.04"})
+    one(
+        replace(facts(), target=target),
+        "os-support",
+        "failure",
+        "ubuntu-22.04 is not supported",
+        "CPython is 3.10",
+        "docs/platforms.md",
+    )
+    for name in ("rhel-9", "rocky-9", "AlmaLinux 9", "sles-15"):
+        with pytest.raises(ValidationError, match=f"{name} is not supported: packages of nodes are Debian packages"):
+            Definition.model_validate(
+                {"schema": 1, "name": "d", "version": "1.0.0", "target": {"os": name, "python": "3.11"}}
+            )

@@ -36,6 +36,7 @@ PARTS = {
     ("node", "switch"): "switch to the release",
     ("nginx", "drain"): "taking the node out of service",
     ("os_baseline", "accept"): "record of files for the integrity check",
+    ("nvidia_driver", "wait"): "maintenance window of the GPU driver",
     ("vllm", "gate"): "regression check",
     ("vllm", "measure"): "measurement before the upgrade",
 }

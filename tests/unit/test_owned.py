@@ -48,8 +48,9 @@ def test_what_a_role_templates_or_makes_for_systemd_it_also_declares() -> None:
         for unit in base.glob("templates/*.service.j2"):
             for line in unit.read_text().splitlines():
                 for key, place in (("State", "/var/lib"), ("Cache", "/var/cache"), ("Logs", "/var/log")):
-                    if line.startswith(f"{key}Directory="):
-                        top = f"{place}/{line.partition('=')[2].removesuffix('/%i')}"
+                    names = line.partition("=")[2].split() if line.startswith(f"{key}Directory=") else []
+                    for name in names:
+                        top = f"{place}/{name.partition('/%i')[0]}"
                         assert top in (*own["directories"], *own["keeps"]) or top.startswith(
                             tuple(own["models"] or ["-"])
                         ), (unit, line)
